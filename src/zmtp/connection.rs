@@ -1,0 +1,427 @@
+//! One connection's whole life: handshake, traffic, heartbeats, end.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::command::{Control, bad};
+use super::decoder::Decoder;
+use super::handshake::{Handshake, Mechanism, Step};
+use super::{Command, Config, Heartbeat, Limits, Local, Peer, ProtocolError, SocketType, greeting};
+use crate::message::Message;
+
+/// What a call of [`Connection::input`] brought. Keep one and drain it, so that its memory is reused.
+///
+/// ```
+/// assert!(ripstop::zmtp::Received::default().messages.is_empty());
+/// ```
+#[derive(Default, Debug)]
+pub struct Received {
+    /// Whole messages, in order.
+    pub messages: Vec<Message>,
+    /// Subscriptions and their ends, in order; only where we publish.
+    pub commands: Vec<Command>,
+}
+
+/// Where a connection stands.
+///
+/// ```
+/// use ripstop::zmtp::{Config, Connection, State};
+///
+/// let connection = Connection::new(Config::default(), std::time::Instant::now());
+/// assert_eq!(connection.state(), State::Handshaking);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// The peer's READY has not come yet.
+    Handshaking,
+    /// The peer's READY has been read, ours is held back: [`Connection::answer`] or [`Connection::refuse`].
+    AwaitingAnswer,
+    /// Messages may flow.
+    Ready,
+    /// Refused, or an error was returned. What is in [`Connection::output`] may still be written.
+    Closed,
+}
+
+/// One connection, seen as pure protocol.
+///
+/// ```
+/// use bytes::BytesMut;
+/// use ripstop::zmtp::{Config, Connection, Local, Received, SocketType, State, frame};
+///
+/// let now = std::time::Instant::now();
+/// let local = |socket_type| Config { local: Some(Local::new(socket_type)), ..Config::default() };
+/// let mut push = Connection::new(local(SocketType::Push), now);
+/// let mut pull = Connection::new(local(SocketType::Pull), now);
+/// let mut received = Received::default();
+/// for _ in 0..2 {
+///     let mut bytes = push.output().split();
+///     pull.input(&mut bytes, now, &mut received)?;
+///     push.input(pull.output(), now, &mut received)?;
+/// }
+/// assert_eq!((push.state(), pull.state()), (State::Ready, State::Ready));
+///
+/// let mut bytes = BytesMut::new();
+/// frame::put(&mut bytes, false, false, b"work");
+/// pull.input(&mut bytes, now, &mut received)?;
+/// assert_eq!(received.messages, ["work".into()]);
+/// # Ok::<(), ripstop::zmtp::ProtocolError>(())
+/// ```
+#[derive(Debug)]
+pub struct Connection {
+    phase: Phase,
+    local: Option<Local>,
+    peer: Option<Peer>,
+    limits: Limits,
+    heartbeat: Option<Heartbeat>,
+    decoder: Decoder,
+    output: BytesMut,
+    /// The handshake has to be over by then.
+    handshake_by: Instant,
+    /// The last sign of life.
+    life: Instant,
+    next_ping: Instant,
+    /// What the peer's last PING asked for, until something else comes.
+    ttl: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Handshake(Handshake),
+    Awaiting,
+    Ready,
+    Closed,
+}
+
+/// PINGs and PONGs wait for what is already waiting to be written: a peer that only sends PINGs and never reads
+/// must not make the output grow.
+const MAX_PENDING_CONTROL: usize = 4096;
+
+impl Connection {
+    /// A connection that has just been made; the greeting is in [`output`](Self::output), and the time for the
+    /// handshake runs.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection};
+    /// let mut connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// assert_eq!(connection.output().len(), 64);
+    /// ```
+    pub fn new(config: Config, now: Instant) -> Self {
+        let Config { local, as_server: _, limits, heartbeat } = config; // NULL has no server
+        let mechanism = Mechanism::Null;
+        Self {
+            phase: Phase::Handshake(Handshake::Greeting(mechanism)),
+            local,
+            peer: None,
+            decoder: Decoder::new(&limits),
+            output: BytesMut::from(&greeting::encode(mechanism.name())[..]),
+            handshake_by: later(now, limits.handshake),
+            limits,
+            heartbeat,
+            life: now,
+            next_ping: now,
+            ttl: None,
+        }
+    }
+
+    /// Consumes all of `buf` that is complete. Call it when bytes have been appended to `buf`; what is incomplete
+    /// stays there, and must still be there, unchanged, at the next call. Messages are split off without copying
+    /// and share the buffer's memory.
+    ///
+    /// While the answer is awaited ([`State::AwaitingAnswer`]) what follows the peer's READY stays in `buf`: call
+    /// again after [`answer`](Self::answer), even if nothing more has come. When closed, `buf` is just emptied.
+    ///
+    /// Errors: the connection is closed, with nothing more to send; messages that came before are in `out`.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection, ProtocolError, Received};
+    /// # let now = std::time::Instant::now();
+    /// let mut connection = Connection::new(Config::default(), now);
+    /// let mut bytes = bytes::BytesMut::from("GET / HTTP/1.1");
+    /// let outcome = connection.input(&mut bytes, now, &mut Received::default());
+    /// assert_eq!(outcome, Err(ProtocolError::NotZmtp));
+    /// ```
+    pub fn input(
+        &mut self,
+        buf: &mut BytesMut,
+        now: Instant,
+        out: &mut Received,
+    ) -> Result<(), ProtocolError> {
+        self.life = now;
+        self.ttl = None; // as libzmq does: whatever comes after a PING settles it
+        self.consume(buf, out).inspect_err(|_| self.phase = Phase::Closed)
+    }
+
+    fn consume(&mut self, buf: &mut BytesMut, out: &mut Received) -> Result<(), ProtocolError> {
+        loop {
+            match std::mem::replace(&mut self.phase, Phase::Closed) {
+                Phase::Handshake(handshake) => match handshake.step(buf, &self.limits)? {
+                    Step::Wait(handshake) => {
+                        self.phase = Phase::Handshake(handshake);
+                        return Ok(());
+                    }
+                    Step::Greeted(handshake) => {
+                        self.phase = Phase::Handshake(handshake);
+                        if let Some(local) = &self.local {
+                            local.put_ready(&mut self.output)?;
+                        }
+                    }
+                    Step::Done(peer) => {
+                        self.peer = Some(peer);
+                        self.phase = match self.local.as_ref().map(|local| local.socket_type) {
+                            Some(ours) => {
+                                self.pair(ours)?;
+                                Phase::Ready
+                            }
+                            None => Phase::Awaiting,
+                        };
+                    }
+                },
+                Phase::Ready => {
+                    self.phase = Phase::Ready;
+                    return self.traffic(buf, out);
+                }
+                Phase::Awaiting => {
+                    self.phase = Phase::Awaiting;
+                    return Ok(());
+                }
+                Phase::Closed => {
+                    buf.clear();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Both socket types are known.
+    fn pair(&mut self, ours: SocketType) -> Result<(), ProtocolError> {
+        let Some(peer) = &self.peer else { return Ok(()) };
+        let theirs = peer.socket_type;
+        if !ours.pairs_with(theirs) {
+            return Err(ProtocolError::IncompatiblePeer { ours, theirs });
+        }
+        if matches!(ours, SocketType::Pub | SocketType::XPub) {
+            self.decoder.take_subscriptions();
+        }
+        if let Some(heartbeat) = self.heartbeat {
+            self.next_ping = later(self.life, heartbeat.interval);
+        }
+        Ok(())
+    }
+
+    fn traffic(&mut self, buf: &mut BytesMut, out: &mut Received) -> Result<(), ProtocolError> {
+        let Self { decoder, output, ttl, local, .. } = self;
+        let publishes =
+            local.as_ref().is_some_and(|l| matches!(l.socket_type, SocketType::Pub | SocketType::XPub));
+        decoder.run(buf, out, |body, commands| {
+            match Control::parse(body)? {
+                Control::Ping { ttl: tenths, context } => {
+                    *ttl = (tenths > 0).then(|| Duration::from_millis(u64::from(tenths) * 100));
+                    if output.len() < MAX_PENDING_CONTROL {
+                        Control::Pong(context).encode(output);
+                    }
+                }
+                // Copied: a subscription is kept for long and must not keep the read buffer.
+                Control::Subscribe(prefix) if publishes => {
+                    commands.push(Command::Subscribe(Bytes::copy_from_slice(prefix)));
+                }
+                Control::Cancel(prefix) if publishes => {
+                    commands.push(Command::Cancel(Bytes::copy_from_slice(prefix)));
+                }
+                Control::Error(reason) => {
+                    return Err(ProtocolError::Refused(reason.escape_ascii().to_string()));
+                }
+                Control::Ready(_) => return Err(bad("READY", "it comes twice")),
+                Control::Pong(_) | Control::Subscribe(_) | Control::Cancel(_) | Control::Unknown(_) => {}
+            }
+            Ok(())
+        })
+    }
+
+    /// How many bytes to make room for before the next read, if a frame has begun: what is missing of it, but no
+    /// more than had come of its message after the last input (or 64 KiB), so that memory follows what is received
+    /// and never what a header announces. 0: nothing in particular.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection};
+    /// let connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// assert_eq!(connection.wanted(), 0);
+    /// ```
+    pub fn wanted(&self) -> usize {
+        self.decoder.wanted()
+    }
+
+    /// Sends the READY that was held back. Then call [`input`](Self::input) for what is already in the buffer.
+    ///
+    /// Errors: [`ProtocolError::IncompatiblePeer`] and [`ProtocolError::BadMetadata`]; the connection is closed.
+    /// When nothing was held back, nothing happens.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection, Local, SocketType, State};
+    /// let mut connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// connection.answer(Local::new(SocketType::Rep))?; // too early: nobody has asked
+    /// assert_eq!(connection.state(), State::Handshaking);
+    /// # Ok::<(), ripstop::zmtp::ProtocolError>(())
+    /// ```
+    pub fn answer(&mut self, local: Local) -> Result<(), ProtocolError> {
+        if !matches!(self.phase, Phase::Awaiting) {
+            return Ok(());
+        }
+        self.phase = Phase::Closed; // unless all goes well
+        self.pair(local.socket_type)?;
+        local.put_ready(&mut self.output)?;
+        self.local = Some(local);
+        self.phase = Phase::Ready;
+        Ok(())
+    }
+
+    /// Queues a final ERROR with this reason (at most 255 bytes of it) and closes. Peers do not dial again after
+    /// that; to turn one away for now, just close the transport.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection, State};
+    /// let mut connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// connection.refuse("not here");
+    /// assert_eq!(connection.state(), State::Closed);
+    /// assert!(connection.output().ends_with(b"\x05ERROR\x08not here"));
+    /// ```
+    pub fn refuse(&mut self, reason: &str) {
+        if !matches!(self.phase, Phase::Closed) {
+            Control::Error(reason.as_bytes()).encode(&mut self.output);
+            self.phase = Phase::Closed;
+        }
+    }
+
+    /// The bytes to send, always whole: greeting, READY, PING, PONG, ERROR. Write them between two messages of the
+    /// outgoing batch, and clear them.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection};
+    /// let mut connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// let greeting = connection.output().split().freeze();
+    /// assert!(connection.output().is_empty() && greeting[0] == 0xff);
+    /// ```
+    pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Where the connection stands.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection, State};
+    /// let connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// assert_eq!(connection.state(), State::Handshaking);
+    /// ```
+    pub fn state(&self) -> State {
+        match self.phase {
+            Phase::Handshake(_) => State::Handshaking,
+            Phase::Awaiting => State::AwaitingAnswer,
+            Phase::Ready => State::Ready,
+            Phase::Closed => State::Closed,
+        }
+    }
+
+    /// Who the peer says it is, once its READY has been read.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection};
+    /// let connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// assert!(connection.peer().is_none());
+    /// ```
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+
+    /// When to call [`timeout`](Self::timeout); every other call may move it. `None`: never.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection};
+    /// let now = std::time::Instant::now();
+    /// let config = Config::default();
+    /// let by = now + config.limits.handshake;
+    /// assert_eq!(Connection::new(config, now).deadline(), Some(by));
+    /// ```
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Handshake(_) | Phase::Awaiting => Some(self.handshake_by),
+            Phase::Ready => {
+                let ping = self.beats().map(|_| self.next_ping);
+                ping.into_iter().chain(self.dead_at()).min()
+            }
+            Phase::Closed => None,
+        }
+    }
+
+    /// A deadline may have passed: puts a PING into the output, or gives the peer up. Too early a call does
+    /// nothing. One that is late by half of [`Heartbeat::timeout`] or more shows that this process was stopped,
+    /// not the peer, so that the peer gets another half.
+    ///
+    /// Errors: [`ProtocolError::HandshakeTimeout`], [`ProtocolError::PeerDead`]; the connection is closed.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection, ProtocolError};
+    /// let now = std::time::Instant::now();
+    /// let mut connection = Connection::new(Config::default(), now);
+    /// let late = now + std::time::Duration::from_secs(5);
+    /// assert_eq!(connection.timeout(late), Err(ProtocolError::HandshakeTimeout));
+    /// ```
+    pub fn timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        match self.phase {
+            Phase::Handshake(_) | Phase::Awaiting if self.handshake_by <= now => {
+                self.phase = Phase::Closed;
+                return Err(ProtocolError::HandshakeTimeout);
+            }
+            Phase::Ready => {}
+            _ => return Ok(()),
+        }
+        if let Some(dead_at) = self.dead_at()
+            && dead_at <= now
+        {
+            let half = dead_at.saturating_duration_since(self.life) / 2;
+            if now < dead_at + half {
+                self.phase = Phase::Closed;
+                return Err(ProtocolError::PeerDead);
+            }
+            self.life = now.checked_sub(half).unwrap_or(now);
+        }
+        if let Some(heartbeat) = self.beats()
+            && self.next_ping <= now
+        {
+            self.next_ping = later(now, heartbeat.interval);
+            if self.output.len() < MAX_PENDING_CONTROL {
+                let ttl = u16::try_from(heartbeat.timeout.as_millis() / 100).unwrap_or(u16::MAX);
+                Control::Ping { ttl, context: &[] }.encode(&mut self.output);
+            }
+        }
+        Ok(())
+    }
+
+    /// A sign of life other than input. Call it when a write went on after the kernel had no room: then the peer
+    /// has taken something. (A write that found room at once says nothing about the peer.) Call it also while
+    /// reading is suspended, when the deadline has passed: that silence is ours.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection};
+    /// let now = std::time::Instant::now();
+    /// Connection::new(Config::default(), now).wrote(now);
+    /// ```
+    pub fn wrote(&mut self, now: Instant) {
+        self.life = self.life.max(now);
+    }
+
+    /// The heartbeat, if this peer can have one.
+    fn beats(&self) -> Option<Heartbeat> {
+        self.heartbeat.filter(|_| self.peer.as_ref().is_some_and(|p| p.minor >= 1))
+    }
+
+    /// When the peer counts as dead unless something is heard of it.
+    fn dead_at(&self) -> Option<Instant> {
+        let patience = self.beats().map(|h| h.timeout);
+        patience.into_iter().chain(self.ttl).min().map(|patience| later(self.life, patience))
+    }
+}
+
+/// `Instant + Duration` that cannot overflow, nor stand still: 1 ms to 34 years.
+fn later(now: Instant, by: Duration) -> Instant {
+    now + by.clamp(Duration::from_millis(1), Duration::from_secs(1 << 30))
+}

@@ -1,0 +1,157 @@
+//! Traffic: frames become messages and commands. This is the hot path of everything that is received.
+
+use bytes::{Buf, BytesMut};
+
+use super::connection::Received;
+use super::frame::{self, Head};
+use super::{Command, Limits, ProtocolError};
+use crate::message::Message;
+
+/// So that no sum overflows, whatever the limits say.
+const MOST_MESSAGE: usize = 3 << 30;
+const MOST_FRAMES: usize = 1 << 24;
+const MOST_COMMAND: usize = 1 << 28;
+
+/// What may be reserved for a frame of which hardly anything has come.
+const READ: usize = 64 << 10;
+
+/// Cuts messages off a buffer. An unfinished message stays at the start of the buffer, and only how far it has
+/// been looked at is kept here; no byte is looked at twice, however the input is cut.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    max_message: usize,
+    max_frames: usize,
+    max_command: usize,
+    /// The longest body that needs no look at `max_message`.
+    short: u8,
+    /// The peer is a subscriber and we publish: a message of one frame that begins with 0 or 1 is a subscription.
+    subscriptions: bool,
+    /// Where the next frame header is; what lies before it belongs to the unfinished message.
+    at: usize,
+    /// The frames of the unfinished message so far. None: the buffer begins with a new message or a command.
+    frames: usize,
+    /// Their lengths, added up.
+    size: usize,
+    /// Bytes of commands that came between them, which stay in the buffer until the message is whole.
+    between: usize,
+    /// See [`Connection::wanted`](super::Connection::wanted).
+    wanted: usize,
+}
+
+impl Decoder {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let max_message = limits.max_message.min(MOST_MESSAGE);
+        Self {
+            max_message,
+            max_frames: limits.max_frames.min(MOST_FRAMES),
+            max_command: limits.max_command.min(MOST_COMMAND),
+            short: u8::try_from(max_message).unwrap_or(u8::MAX),
+            subscriptions: false,
+            at: 0,
+            frames: 0,
+            size: 0,
+            between: 0,
+            wanted: 0,
+        }
+    }
+
+    /// From now on, messages that are subscriptions come out as commands.
+    pub(super) fn take_subscriptions(&mut self) {
+        self.subscriptions = true;
+    }
+
+    /// How many bytes to make room for: see [`Connection::wanted`](super::Connection::wanted).
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// Consumes every whole message and command. `command` gets the body of each command.
+    pub(super) fn run(
+        &mut self,
+        buf: &mut BytesMut,
+        out: &mut Received,
+        mut command: impl FnMut(&[u8], &mut Vec<Command>) -> Result<(), ProtocolError>,
+    ) -> Result<(), ProtocolError> {
+        loop {
+            // Nearly everything is a short message of one frame, so that comes first. (An unfinished message begins
+            // with MORE, so there is none here.)
+            if let [0, len, rest @ ..] = &buf[..]
+                && !self.subscriptions
+                && *len <= self.short
+                && usize::from(*len) <= rest.len()
+            {
+                let len = usize::from(*len);
+                buf.advance(2);
+                out.messages.push(Message::from(buf.split_to(len).freeze()));
+                continue;
+            }
+            let Some(head) = frame::parse(buf.get(self.at..).unwrap_or_default())? else {
+                self.wanted = 0;
+                return Ok(());
+            };
+            self.check(&head)?;
+            let (start, len) = (self.at + head.header, head.len as usize);
+            let end = start + len;
+            let Some(body) = buf.get(start..end) else {
+                self.wanted = (end - buf.len()).min(buf.len().max(READ));
+                return Ok(());
+            };
+            if head.command {
+                command(body, &mut out.commands)?;
+                if self.frames == 0 {
+                    buf.advance(end);
+                } else {
+                    // libzmq sends a PING even between two frames of one message.
+                    self.between += end - self.at;
+                    self.at = end;
+                }
+            } else if head.more {
+                self.frames += 1;
+                self.size += len;
+                self.at = end;
+            } else if self.frames > 0 {
+                out.messages.push(Message::from_wire(buf.split_to(end).freeze()));
+                (self.at, self.frames, self.size, self.between) = (0, 0, 0, 0);
+            } else if let (true, [kind @ (0 | 1), prefix @ ..]) = (self.subscriptions, body) {
+                // Checked here as well, because as a message it may be longer than a command.
+                if prefix.len() > self.max_command {
+                    return Err(ProtocolError::CommandTooLarge { size: head.len, max: self.max_command });
+                }
+                let prefix = prefix.to_vec().into();
+                out.commands.push(if *kind == 1 {
+                    Command::Subscribe(prefix)
+                } else {
+                    Command::Cancel(prefix)
+                });
+                buf.advance(end);
+            } else {
+                buf.advance(start);
+                out.messages.push(Message::from(buf.split_to(len).freeze()));
+            }
+        }
+    }
+
+    /// Holds the limits against what a header announces, before a byte of the body is waited for.
+    fn check(&self, head: &Head) -> Result<(), ProtocolError> {
+        if head.command {
+            let size = head.len.saturating_add(self.between as u64);
+            return match size > self.max_command as u64 {
+                true => Err(ProtocolError::CommandTooLarge { size, max: self.max_command }),
+                false => Ok(()),
+            };
+        }
+        let max = self.max_message;
+        if head.len > max as u64 {
+            return Err(ProtocolError::FrameTooLarge { size: head.len, max });
+        }
+        let size = head.len + self.size as u64;
+        if size > max as u64 {
+            return Err(ProtocolError::MessageTooLarge { size, max });
+        }
+        // A frame with MORE is never the last, so that one more is to come.
+        if self.frames + usize::from(head.more) >= self.max_frames.max(1) {
+            return Err(ProtocolError::TooManyFrames { max: self.max_frames });
+        }
+        Ok(())
+    }
+}
