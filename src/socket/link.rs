@@ -1,0 +1,583 @@
+//! One task per connection: where the pure protocol meets the stream.
+//!
+//! Each turn of its loop writes what is due (protocol output between sealed chunks) and reads what has come. Both
+//! directions live in one poll function, so that a blocked write never stops reading, and neither needs a lock or
+//! a second task.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+
+use crate::socket::batch::Sending;
+use crate::socket::core::{Core, Disconnect, Flow, LinkOptions, Origin};
+use crate::socket::monitor::{Event, Reporter};
+use crate::socket::pipe::{Next, Pipe, Signal};
+use crate::socket::readbuf::ReadBuf;
+use crate::transport::Stream;
+use crate::zmtp::{Config, Connection, Local, ProtocolError, Received, State};
+
+/// After everything is flushed, the peer has this long to close its side too: closing with bytes of the peer's
+/// unread would reset the connection and could destroy what we flushed.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// A connection with this long no traffic gives back its buffers.
+const IDLE: Duration = Duration::from_secs(10);
+/// Pieces of a chunk in one vectored write.
+const SLICES: usize = 32;
+
+/// What a link begins with.
+pub(super) struct Setup {
+    pub(super) origin: Arc<Origin>,
+    pub(super) core: Arc<dyn Core>,
+    pub(super) options: LinkOptions,
+    /// Dialled: our READY. Accepted: `None`, the core says it.
+    pub(super) local: Option<Local>,
+    /// The pipe of a dial that keeps its queue.
+    pub(super) kept: Option<Arc<Pipe>>,
+    pub(super) monitor: Reporter,
+    pub(super) owner: Arc<dyn Owner>,
+}
+
+/// The dial or listener that a link came from.
+pub(super) trait Owner: Send + Sync {
+    /// The handshake is over; `false` ends the link.
+    fn ready(&self, pipe: &Arc<Pipe>) -> bool;
+
+    /// Whether there will be another connection after this one.
+    fn goes_on(&self) -> bool;
+}
+
+/// How a link ended.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) reason: String,
+    /// Messages could flow (and `left` was called).
+    pub(super) was_up: bool,
+    /// One side refused the other for good.
+    pub(super) last: bool,
+    pub(super) unknown: usize,
+}
+
+/// Drives one connection from its first byte to its end.
+pub(super) async fn run(stream: Stream, setup: Setup) -> End {
+    let mut link = Link::new(stream, setup);
+    let cause = std::future::poll_fn(|cx| link.poll(cx)).await;
+    link.end(cause)
+}
+
+/// Why the loop stopped.
+enum Cause {
+    /// Ended by us, everything flushed.
+    Clean(String),
+    /// For good: a ZMTP ERROR went either way.
+    Final(String),
+    Broken(String),
+}
+
+impl From<ProtocolError> for Cause {
+    fn from(error: ProtocolError) -> Self {
+        metrics::counter!("ripstop_socket_protocol_errors_total", "reason" => error.reason()).increment(1);
+        match error {
+            ProtocolError::Refused(_) => Self::Final(error.to_string()),
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+struct Link {
+    stream: Stream,
+    conn: Connection,
+    origin: Arc<Origin>,
+    core: Arc<dyn Core>,
+    options: LinkOptions,
+    pipe: Option<Arc<Pipe>>,
+    up: bool,
+    /// The pipe outlives this connection.
+    keep: bool,
+    monitor: Reporter,
+    owner: Arc<dyn Owner>,
+
+    // Outgoing: `small` (protocol output, control bytes) goes first, then `sending`.
+    small: Vec<u8>,
+    small_at: usize,
+    sending: Option<Sending>,
+    /// The last write found no room.
+    blocked: bool,
+    write_error: Option<(io::Error, Instant)>,
+    stage: Stage,
+    cause: Option<Cause>,
+
+    // Incoming.
+    reads: ReadBuf,
+    received: Received,
+    paused: bool,
+
+    sleep: Pin<Box<Sleep>>,
+    /// What `sleep` is set to; `None`: not at all.
+    alarm: Option<Instant>,
+    close_by: Option<Instant>,
+    last_traffic: Instant,
+    trimmed: bool,
+}
+
+/// The steps of a close by us; `Link::cause` says why.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Up,
+    /// Only protocol output is still written.
+    Flush,
+    /// Flushed; our side is being shut down.
+    Shutdown,
+    /// Waiting for the peer to close too.
+    Farewell,
+}
+
+impl Link {
+    fn new(stream: Stream, setup: Setup) -> Self {
+        let now = Instant::now();
+        let config = Config {
+            as_server: setup.local.is_none(),
+            local: setup.local,
+            limits: setup.options.limits.clone(),
+            heartbeat: setup.options.heartbeat,
+        };
+        Self {
+            stream,
+            conn: Connection::new(config, now.into_std()),
+            origin: setup.origin,
+            core: setup.core,
+            options: setup.options,
+            keep: setup.kept.is_some(),
+            pipe: setup.kept,
+            up: false,
+            monitor: setup.monitor,
+            owner: setup.owner,
+            small: Vec::new(),
+            small_at: 0,
+            sending: None,
+            blocked: false,
+            write_error: None,
+            stage: Stage::Up,
+            cause: None,
+            reads: ReadBuf::new(),
+            received: Received::default(),
+            paused: false,
+            sleep: Box::pin(tokio::time::sleep_until(now)),
+            alarm: None,
+            close_by: None,
+            last_traffic: now,
+            trimmed: true,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
+        match self.turns(cx) {
+            Ok(()) => Poll::Pending,
+            Err(cause) => Poll::Ready(cause),
+        }
+    }
+
+    /// Takes turns until nothing more can be done now.
+    fn turns(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
+        loop {
+            self.look(cx)?;
+            self.tick()?;
+            let wrote = self.poll_write(cx)?.is_ready();
+            let read = self.poll_read(cx)?.is_ready();
+            if !wrote && !read && self.poll_alarm(cx).is_pending() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks for signals from the pipe.
+    fn look(&mut self, cx: &Context<'_>) -> Result<(), Cause> {
+        let Some(pipe) = &self.pipe else { return Ok(()) };
+        let (signal, resumed) = pipe.signals(cx.waker());
+        match signal {
+            Signal::None => {}
+            Signal::Close(until) => {
+                // Without anything to flush the handshake need not be finished.
+                if !self.up && pipe.queued().0 == 0 {
+                    return Err(Cause::Clean("closed during the handshake".into()));
+                }
+                if let Some(until) = until {
+                    self.close_by = Some(self.close_by.map_or(until, |by| by.min(until)));
+                }
+            }
+            Signal::Abort(reason) => return Err(Cause::Broken(reason.to_string())),
+        }
+        if resumed && self.paused {
+            self.paused = false;
+            self.deliver()?;
+        }
+        Ok(())
+    }
+
+    // ---- time ----
+
+    fn tick(&mut self) -> Result<(), Cause> {
+        let Some(alarm) = self.next_alarm() else { return Ok(()) };
+        let now = Instant::now();
+        if now < alarm {
+            return Ok(());
+        }
+        if self.close_by.is_some_and(|by| by <= now) {
+            let unflushed = || Cause::Broken("closed before everything was flushed (linger)".into());
+            return Err(self.cause.take().unwrap_or_else(unflushed));
+        }
+        if let Some((error, since)) = &self.write_error
+            && !self.paused
+            && *since + self.options.limits.handshake <= now
+        {
+            return Err(broken("writing", error));
+        }
+        if self.paused {
+            self.conn.wrote(now.into_std()); // that silence is ours
+        }
+        self.conn.timeout(now.into_std())?;
+        if !self.trimmed && self.last_traffic + IDLE <= now {
+            self.trim();
+        }
+        Ok(())
+    }
+
+    fn next_alarm(&self) -> Option<Instant> {
+        let protocol = self.conn.deadline().map(Instant::from_std);
+        let write_error = self.write_error.as_ref().filter(|_| !self.paused);
+        let write_error = write_error.map(|(_, since)| *since + self.options.limits.handshake);
+        let idle = (!self.trimmed).then(|| self.last_traffic + IDLE);
+        [protocol, write_error, idle, self.close_by].into_iter().flatten().min()
+    }
+
+    /// Sets the alarm. An alarm that is too early is left as it is: moving it at every read would cost more.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(next) = self.next_alarm() else { return Poll::Pending };
+        if self.alarm.is_none_or(|alarm| next < alarm) {
+            self.sleep.as_mut().reset(next);
+            self.alarm = Some(next);
+        }
+        ready!(self.sleep.as_mut().poll(cx));
+        self.alarm = None;
+        Poll::Ready(())
+    }
+
+    /// Gives back the memory that only a busy connection needs.
+    fn trim(&mut self) {
+        self.trimmed = true;
+        self.reads.trim();
+        if !self.paused {
+            self.received = Received::default();
+        }
+        if self.small_at == self.small.len() {
+            (self.small, self.small_at) = (Vec::new(), 0);
+        }
+        if let Some(pipe) = &self.pipe {
+            pipe.trim();
+        }
+    }
+
+    fn traffic(&mut self, now: Instant) {
+        self.last_traffic = now;
+        self.trimmed = false;
+    }
+
+    // ---- out ----
+
+    /// Ready: something went out or changed; call again. Pending: blocked, or nothing to write.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Cause> {
+        if self.write_error.is_some() {
+            return Ok(Poll::Pending);
+        }
+        let mut progress = false;
+        // Not more at once, so that reading has its turn before the task's budget is spent.
+        for _ in 0..4 {
+            if !self.prepare() {
+                self.poll_leave(cx)?;
+                break;
+            }
+            match self.poll_write_some(cx) {
+                Poll::Pending => {
+                    self.blocked = true;
+                    return Ok(if progress { Poll::Ready(()) } else { Poll::Pending });
+                }
+                Poll::Ready(Ok(())) => {
+                    progress = true;
+                    if std::mem::take(&mut self.blocked) {
+                        // The kernel had no room and has some again: the peer took something.
+                        self.conn.wrote(Instant::now().into_std());
+                    }
+                }
+                // What the peer sent before may still be readable, so reading goes on to its end.
+                Poll::Ready(Err(error)) => {
+                    if !self.up {
+                        return Err(broken("writing", &error));
+                    }
+                    self.write_error = Some((error, Instant::now()));
+                    return Ok(Poll::Ready(()));
+                }
+            }
+        }
+        Ok(if progress { Poll::Ready(()) } else { Poll::Pending })
+    }
+
+    /// Makes sure there is something in `small` or `sending`; `false`: nothing to write.
+    fn prepare(&mut self) -> bool {
+        loop {
+            if self.small_at < self.small.len() {
+                return true;
+            }
+            if self.sending.as_ref().is_some_and(|sending| !sending.is_done()) {
+                return true;
+            }
+            let output = self.conn.output();
+            if !output.is_empty() {
+                self.small.clear();
+                self.small_at = 0;
+                self.small.extend_from_slice(output);
+                output.clear();
+                continue;
+            }
+            if self.stage == Stage::Flush {
+                self.stage = Stage::Shutdown;
+            }
+            if self.stage != Stage::Up || !self.up {
+                return false;
+            }
+            let Some(pipe) = &self.pipe else { return false };
+            let sent = self.sending.take();
+            if let Some(sent) = &sent {
+                metrics::counter!("ripstop_socket_messages_sent_total").increment(sent.messages() as u64);
+            }
+            let (next, writable) = pipe.next(sent, &mut self.small);
+            self.small_at = if matches!(next, Next::Control) { 0 } else { self.small.len() };
+            let drained = match next {
+                Next::Control => false,
+                Next::Chunk(sending) => {
+                    self.sending = Some(sending);
+                    false
+                }
+                Next::Parked => true,
+                Next::Drained(reason) => {
+                    self.stage = Stage::Shutdown;
+                    self.cause = Some(Cause::Clean(reason.to_string()));
+                    true
+                }
+            };
+            if writable {
+                self.core.writable(pipe);
+            }
+            if drained {
+                return false;
+            }
+        }
+    }
+
+    fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = Pin::new(&mut self.stream);
+        let written = if let Some(rest) = self.small.get(self.small_at..).filter(|rest| !rest.is_empty()) {
+            let written = ready!(stream.poll_write(cx, rest))?;
+            self.small_at += written;
+            written
+        } else if let Some(sending) = &mut self.sending {
+            let written = match sending.single() {
+                Some(rest) => ready!(stream.poll_write(cx, rest))?,
+                None => {
+                    let mut slices = [IoSlice::new(&[]); SLICES];
+                    let filled = sending.slices(&mut slices);
+                    ready!(stream.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default()))?
+                }
+            };
+            sending.advance(written);
+            self.last_traffic_now();
+            written
+        } else {
+            return Poll::Ready(Ok(()));
+        };
+        Poll::Ready(if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) })
+    }
+
+    fn last_traffic_now(&mut self) {
+        if self.trimmed {
+            self.traffic(Instant::now());
+        }
+    }
+
+    /// Everything is flushed: shut down our side, then wait for the peer's.
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
+        if self.stage == Stage::Shutdown {
+            let Poll::Ready(outcome) = Pin::new(&mut self.stream).poll_shutdown(cx) else { return Ok(()) };
+            if outcome.is_err() {
+                return Err(self.gone("shutting down failed"));
+            }
+            self.stage = Stage::Farewell;
+            self.close_within(FAREWELL);
+        }
+        Ok(())
+    }
+
+    fn close_within(&mut self, time: Duration) {
+        let by = Instant::now() + time;
+        self.close_by = Some(self.close_by.map_or(by, |before| before.min(by)));
+    }
+
+    /// What the end is put down to: our own closing, else `reason`.
+    fn gone(&mut self, reason: &str) -> Cause {
+        self.cause.take().unwrap_or_else(|| Cause::Broken(reason.to_owned()))
+    }
+
+    // ---- in ----
+
+    /// Ready: something came or changed; call again.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Cause> {
+        if self.paused {
+            return Ok(Poll::Pending);
+        }
+        let room = self.reads.prepare(self.conn.wanted());
+        // A future that lives for one poll: it keeps no state.
+        let read = pin!(self.stream.read_buf(&mut self.reads.buf)).poll(cx);
+        match read {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Ok(0)) => {
+                return Err(match &self.write_error {
+                    Some((error, _)) => broken("writing", error),
+                    None if self.up => self.gone("the peer closed the connection"),
+                    None => self.gone("the peer closed the connection during the handshake"),
+                });
+            }
+            Poll::Ready(Ok(n)) => self.reads.filled(n, room),
+            Poll::Ready(Err(error)) => return Err(self.gone(&format!("reading failed: {error}"))),
+        }
+        self.input(Instant::now())?;
+        Ok(Poll::Ready(()))
+    }
+
+    fn input(&mut self, now: Instant) -> Result<(), Cause> {
+        let before = self.received.messages.len();
+        let outcome = self.conn.input(&mut self.reads.buf, now.into_std(), &mut self.received);
+        let outcome = match (self.conn.state(), self.up) {
+            (State::AwaitingAnswer, _) => self.admit(now),
+            (State::Ready, false) if outcome.is_ok() => self.admit(now),
+            _ => outcome.map_err(Cause::from),
+        };
+        let count = self.received.messages.len() - before;
+        if count > 0 {
+            self.traffic(now); // which heartbeats are not
+            metrics::counter!("ripstop_socket_messages_received_total").increment(count as u64);
+        }
+        // What came whole before an error counts.
+        let delivered = if self.up { self.deliver() } else { Ok(()) };
+        outcome.and(delivered)
+    }
+
+    fn admit(&mut self, now: Instant) -> Result<(), Cause> {
+        let Some(peer) = self.conn.peer().cloned() else { return Ok(()) };
+        let admission = match self.core.admit(&peer, &self.origin) {
+            Ok(admission) => admission,
+            Err(refusal) => {
+                if refusal.last {
+                    self.conn.refuse(&refusal.reason);
+                    self.stage = Stage::Flush;
+                    self.cause = Some(Cause::Final(refusal.reason));
+                    self.close_within(FAREWELL);
+                    return Ok(());
+                }
+                return Err(Cause::Broken(refusal.reason));
+            }
+        };
+        self.core = admission.core;
+        let awaited = self.conn.state() == State::AwaitingAnswer;
+        if awaited {
+            self.conn.answer(admission.local)?;
+        }
+        let pipe = self.pipe.get_or_insert_with(|| Pipe::new(self.origin.clone(), &self.options)).clone();
+        if !self.owner.ready(&pipe) {
+            return Err(Cause::Broken("closing".into()));
+        }
+        pipe.attach(Arc::new(peer), self.origin.clone());
+        self.up = true;
+        self.core.joined(&pipe);
+        let (endpoint, remote) = (self.origin.endpoint(), self.origin.remote());
+        tracing::debug!(%endpoint, remote, "connected");
+        self.monitor.report(|| {
+            let (endpoint, remote) = (endpoint.clone(), remote.to_owned());
+            match *self.origin {
+                Origin::Dialled { .. } => Event::Connected { endpoint, remote },
+                Origin::Accepted { .. } => Event::Accepted { endpoint, remote },
+            }
+        });
+        if awaited && !self.reads.buf.is_empty() {
+            // What the peer sent right behind its READY.
+            self.conn.input(&mut self.reads.buf, now.into_std(), &mut self.received)?;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self) -> Result<(), Cause> {
+        if self.received.messages.is_empty() && self.received.commands.is_empty() {
+            return Ok(());
+        }
+        let Some(pipe) = &self.pipe else { return Ok(()) };
+        match self.core.deliver(pipe, &mut self.received) {
+            Flow::Continue => {
+                self.received.messages.clear();
+                self.received.commands.clear();
+                Ok(())
+            }
+            Flow::Pause => {
+                self.paused = true;
+                // Also hears a resume that came in between.
+                if pipe.take_resumed() {
+                    self.paused = false;
+                    return self.deliver();
+                }
+                Ok(())
+            }
+            Flow::Close(reason) => Err(Cause::Broken(reason)),
+        }
+    }
+
+    // ---- end ----
+
+    fn end(mut self, cause: Cause) -> End {
+        let (reason, clean, last) = match cause {
+            Cause::Clean(reason) => (reason, true, false),
+            Cause::Final(reason) => (reason, false, true),
+            Cause::Broken(reason) => (reason, false, false),
+        };
+        let mut end = End { reason, was_up: self.up, last, unknown: 0 };
+        if !self.up {
+            return end;
+        }
+        let Some(pipe) = &self.pipe else { return end };
+        let (unknown, dropped) = pipe.detach(self.sending.take(), self.keep);
+        let retrying = !last && self.owner.goes_on();
+        if unknown > 0 {
+            metrics::counter!("ripstop_socket_messages_unknown_total").increment(unknown as u64);
+        }
+        if dropped > 0 {
+            metrics::counter!("ripstop_socket_messages_dropped_total", "reason" => "disconnected")
+                .increment(dropped as u64);
+        }
+        end.unknown = unknown;
+        let why = Disconnect { reason: end.reason.clone(), clean, retrying, unknown, dropped };
+        self.core.left(pipe, &why);
+        let (endpoint, remote, reason) = (self.origin.endpoint(), self.origin.remote(), &end.reason);
+        tracing::debug!(%endpoint, remote, reason, unknown, dropped, "disconnected");
+        self.monitor.report(|| Event::Disconnected {
+            endpoint: endpoint.clone(),
+            remote: remote.to_owned(),
+            reason: reason.clone(),
+            unknown,
+        });
+        end
+    }
+}
+
+fn broken(doing: &str, error: &io::Error) -> Cause {
+    Cause::Broken(format!("{doing} failed: {error}"))
+}

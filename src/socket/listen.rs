@@ -1,0 +1,225 @@
+//! Listening, with a budget for handshakes: silent connections never crowd out good ones.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+use crate::endpoint::Endpoint;
+use crate::socket::core::{Core, LinkOptions, Origin};
+use crate::socket::error::ConnectError;
+use crate::socket::link::{self, Owner, Setup};
+use crate::socket::monitor::{Event, Reporter};
+use crate::socket::pipe::Pipe;
+use crate::sync::{Flag, lock};
+use crate::transport::{self, PeerAddr, Stream};
+
+/// Handshakes in progress at one listener. One more evicts the oldest: an honest handshake takes milliseconds, so
+/// the oldest is the least likely to be one.
+const HANDSHAKES: usize = 256;
+/// The same for one address.
+const HANDSHAKES_PER_ADDRESS: usize = 128;
+/// How long to wait when the system has no descriptors left and no handshake can be given up for one.
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// And when accepting fails otherwise: most often the peer has gone again.
+const BACK_OFF_SHORT: Duration = Duration::from_millis(1);
+
+/// A listener. Dropping it does not end it.
+pub(crate) struct Listening(Arc<Shared>);
+
+struct Shared {
+    endpoint: Endpoint,
+    options: LinkOptions,
+    core: Arc<dyn Core>,
+    monitor: Reporter,
+    handshakes: Mutex<Handshakes>,
+    closing: Flag,
+    ended: Flag,
+}
+
+#[derive(Default)]
+struct Handshakes {
+    next: u64,
+    /// Oldest first.
+    running: VecDeque<Handshake>,
+}
+
+struct Handshake {
+    id: u64,
+    ip: Option<IpAddr>,
+    remote: String,
+    task: AbortHandle,
+}
+
+impl Listening {
+    /// The actual endpoint: the port is never 0.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
+    /// Accepts no more; connections that are up stay.
+    pub(crate) fn close(&self) {
+        self.0.closing.set();
+    }
+
+    /// Waits until the listener is gone (its port is free). Cancel safe.
+    pub(crate) async fn ended(&self) {
+        self.0.ended.wait().await;
+    }
+}
+
+/// Accepts connections at `endpoint`, from a task of its own.
+pub(crate) async fn listen(
+    endpoint: Endpoint,
+    options: LinkOptions,
+    core: Arc<dyn Core>,
+    monitor: Reporter,
+) -> io::Result<Listening> {
+    let listener = transport::Listener::bind(&endpoint).await?;
+    let shared = Arc::new(Shared {
+        endpoint: listener.endpoint(),
+        options,
+        core,
+        monitor,
+        handshakes: Mutex::default(),
+        closing: Flag::default(),
+        ended: Flag::default(),
+    });
+    shared.monitor.report(|| Event::Listening { endpoint: shared.endpoint.clone() });
+    tokio::spawn(accept(listener, shared.clone()));
+    Ok(Listening(shared))
+}
+
+async fn accept(mut listener: transport::Listener, shared: Arc<Shared>) {
+    let mut warned = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.closing.wait() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, remote)) => shared.begin(stream, remote),
+            Err(error) => {
+                tracing::debug!(endpoint = %shared.endpoint, %error, "accepting failed");
+                metrics::counter!("ripstop_socket_accept_errors_total").increment(1);
+                // Too many open files: a handshake that hangs is the cheapest thing to give up.
+                let exhausted = matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
+                let freed = exhausted && shared.evict_oldest();
+                if exhausted && !std::mem::replace(&mut warned, true) {
+                    tracing::warn!(endpoint = %shared.endpoint, %error, "no file descriptors left");
+                }
+                tokio::select! {
+                    () = shared.closing.wait() => break,
+                    () = tokio::time::sleep(if exhausted && !freed { BACK_OFF } else { BACK_OFF_SHORT }) => {}
+                }
+            }
+        }
+    }
+    drop(listener);
+    for handshake in lock(&shared.handshakes).running.drain(..) {
+        handshake.task.abort();
+    }
+    shared.monitor.report(|| Event::Unbound { endpoint: shared.endpoint.clone() });
+    shared.ended.set();
+}
+
+/// Of errno.h; the same on every Unix.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
+impl Shared {
+    fn begin(self: &Arc<Self>, stream: Stream, remote: PeerAddr) {
+        // Held until the task is on the list, so that it can't be off it before.
+        let mut handshakes = lock(&self.handshakes);
+        let of_address =
+            handshakes.running.iter().filter(|h| h.ip == remote.ip && remote.ip.is_some()).count();
+        let evicted = if of_address >= HANDSHAKES_PER_ADDRESS {
+            handshakes.running.iter().position(|h| h.ip == remote.ip)
+        } else {
+            (handshakes.running.len() >= HANDSHAKES).then_some(0)
+        };
+        let evicted = evicted.and_then(|index| handshakes.running.remove(index));
+        let id = handshakes.next;
+        handshakes.next += 1;
+        let task = tokio::spawn(self.clone().serve(id, stream, remote.text.clone())).abort_handle();
+        handshakes.running.push_back(Handshake { id, ip: remote.ip, remote: remote.text, task });
+        drop(handshakes);
+        self.evict(evicted);
+    }
+
+    async fn serve(self: Arc<Self>, id: u64, stream: Stream, remote: String) {
+        let origin = Arc::new(Origin::Accepted { endpoint: self.endpoint.clone(), remote });
+        let setup = Setup {
+            origin: origin.clone(),
+            core: self.core.clone(),
+            options: self.options.clone(),
+            local: None,
+            kept: None,
+            monitor: self.monitor.clone(),
+            owner: Arc::new(Accepted { listener: self.clone(), id }),
+        };
+        let end = link::run(stream, setup).await;
+        if end.was_up {
+            return;
+        }
+        self.done(id);
+        self.report_failed(origin.remote(), &end.reason);
+        let (endpoint, reason) = (self.endpoint.clone(), end.reason);
+        let error = match end.last {
+            true => ConnectError::Refused { endpoint, reason },
+            false => ConnectError::Handshake { endpoint, reason },
+        };
+        self.core.failed(&origin, &error, None);
+    }
+
+    /// Takes a handshake off the list; `false`: it was evicted.
+    fn done(&self, id: u64) -> bool {
+        let mut handshakes = lock(&self.handshakes);
+        let index = handshakes.running.iter().position(|h| h.id == id);
+        index.and_then(|index| handshakes.running.remove(index)).is_some()
+    }
+
+    /// `false`: there is none.
+    fn evict_oldest(&self) -> bool {
+        let oldest = lock(&self.handshakes).running.pop_front();
+        let found = oldest.is_some();
+        self.evict(oldest);
+        found
+    }
+
+    fn evict(&self, handshake: Option<Handshake>) {
+        let Some(handshake) = handshake else { return };
+        handshake.task.abort();
+        metrics::counter!("ripstop_socket_handshakes_evicted_total").increment(1);
+        self.report_failed(&handshake.remote, "too many handshakes at once");
+    }
+
+    fn report_failed(&self, remote: &str, reason: &str) {
+        tracing::debug!(endpoint = %self.endpoint, remote, reason, "handshake failed");
+        self.monitor.report(|| Event::HandshakeFailed {
+            endpoint: self.endpoint.clone(),
+            remote: remote.to_owned(),
+            reason: reason.to_owned(),
+        });
+    }
+}
+
+/// One accepted connection's claim on the handshake budget.
+struct Accepted {
+    listener: Arc<Shared>,
+    id: u64,
+}
+
+impl Owner for Accepted {
+    fn ready(&self, _pipe: &Arc<Pipe>) -> bool {
+        self.listener.done(self.id)
+    }
+
+    fn goes_on(&self) -> bool {
+        false
+    }
+}

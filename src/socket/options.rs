@@ -1,0 +1,305 @@
+//! What a socket keeps to.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::socket::core::{LinkOptions, Reconnect};
+use crate::socket::subscriptions::Caps;
+use crate::zmtp::{Heartbeat, Limits, Local, SocketType};
+
+/// What a publisher does with a message for a subscriber whose queue is full.
+///
+/// ```
+/// assert_eq!(ripstop::socket::WhenFull::default(), ripstop::socket::WhenFull::Drop);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// Drops the new message for that subscriber, as libzmq does.
+    #[default]
+    Drop,
+    /// Drops that subscriber's oldest queued messages.
+    DropOldest,
+    /// Waits until every matching subscriber has room. Danger: one that stops reading stops the publisher until its
+    /// connection is given up.
+    Block,
+}
+
+/// A socket's options; set them before the socket is made.
+///
+/// ```
+/// use std::time::Duration;
+/// use ripstop::socket::{Options, Push};
+///
+/// let push = Push::with_options(Options::new().send_hwm(1000).linger(Some(Duration::from_secs(1))));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(super) link: LinkOptions,
+    pub(super) receive_hwm: usize,
+    pub(super) receive_hwm_bytes: usize,
+    pub(super) linger: Option<Duration>,
+    pub(super) reconnect: Option<Reconnect>,
+    pub(super) identity: Bytes,
+    pub(super) immediate: bool,
+    pub(super) mandatory: bool,
+    pub(super) correlate: bool,
+    pub(super) when_full: WhenFull,
+    pub(super) verbose: bool,
+    pub(super) caps: Caps,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            link: LinkOptions::default(),
+            receive_hwm: 65_536,
+            receive_hwm_bytes: 16 << 20,
+            linger: Some(Duration::from_secs(10)),
+            reconnect: Some(Reconnect::default()),
+            identity: Bytes::new(),
+            immediate: false,
+            mandatory: true,
+            correlate: true,
+            when_full: WhenFull::default(),
+            verbose: false,
+            caps: Caps { count: 65_536, length: 4096, bytes: 16 << 20 },
+        }
+    }
+}
+
+impl Options {
+    /// The defaults, as each method states them.
+    ///
+    /// ```
+    /// let options = ripstop::socket::Options::new();
+    /// ```
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Messages queued for one peer before it counts as full. Default 65,536; 0: no limit, and memory is the limit.
+    /// Messages handed to the connection (up to about 128 KiB) and to the kernel no longer count.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().send_hwm(1000);
+    /// ```
+    #[must_use]
+    pub fn send_hwm(mut self, messages: usize) -> Self {
+        self.link.hwm_messages = messages;
+        self
+    }
+
+    /// The same in bytes, whichever comes first. Default 16 MiB; 0: no limit. An empty queue takes any message.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().send_hwm_bytes(1 << 20);
+    /// ```
+    #[must_use]
+    pub fn send_hwm_bytes(mut self, bytes: usize) -> Self {
+        self.link.hwm_bytes = bytes;
+        self
+    }
+
+    /// Messages received from one peer and not yet taken before its connection is no longer read. Default 65,536;
+    /// 0: no limit. Reading goes on at half.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().receive_hwm(1000);
+    /// ```
+    #[must_use]
+    pub fn receive_hwm(mut self, messages: usize) -> Self {
+        self.receive_hwm = messages;
+        self
+    }
+
+    /// The same in bytes, whichever comes first. Default 16 MiB; 0: no limit.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().receive_hwm_bytes(1 << 20);
+    /// ```
+    #[must_use]
+    pub fn receive_hwm_bytes(mut self, bytes: usize) -> Self {
+        self.receive_hwm_bytes = bytes;
+        self
+    }
+
+    /// How long a closed socket (or a disconnected endpoint) may take to write what is queued. Default 10 s; `None`:
+    /// as long as it takes (libzmq's default); zero: drop it. Danger: a process that ends without awaiting `close`
+    /// drops what is queued whatever this says.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().linger(None);
+    /// ```
+    #[must_use]
+    pub fn linger(mut self, linger: Option<Duration>) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// How often a peer is pinged, and after how long a silence it counts as gone. Default 2 s and 6 s; `None`: no
+    /// PINGs, and a peer whose host vanished is noticed only by TCP. Peers of ZMTP 3.0 are never pinged.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().heartbeat(Some((Duration::from_secs(1), Duration::from_secs(3))));
+    /// ```
+    #[must_use]
+    pub fn heartbeat(mut self, interval_and_timeout: Option<(Duration, Duration)>) -> Self {
+        self.link.heartbeat = interval_and_timeout.map(|(interval, timeout)| Heartbeat { interval, timeout });
+        self
+    }
+
+    /// How long connecting, and after it the whole handshake, may take each. Default 5 s.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().handshake_timeout(Duration::from_secs(1));
+    /// ```
+    #[must_use]
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.link.limits.handshake = timeout;
+        self
+    }
+
+    /// The largest message sent or received, the sum of its frames in bytes. Default 16 MiB. A peer that sends a
+    /// larger one is disconnected. At most 1 GiB can be sent.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().max_message(1 << 20);
+    /// ```
+    #[must_use]
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.link.limits.max_message = bytes;
+        self
+    }
+
+    /// When a dialled endpoint is tried again: after a random time between 0 and `min * 2^n`, `max` at most. Default
+    /// 50 ms to 5 s; `None`: never.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().reconnect(Some((Duration::from_millis(10), Duration::from_secs(1))));
+    /// ```
+    #[must_use]
+    pub fn reconnect(mut self, min_and_max: Option<(Duration, Duration)>) -> Self {
+        self.reconnect = min_and_max.map(|(min, max)| Reconnect { min, max });
+        self
+    }
+
+    /// The routing id that a ROUTER is asked to know this socket by. Default none: the ROUTER makes one up. At most
+    /// 255 bytes, cut there; one that begins with a zero byte is ignored by ROUTERs.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().identity("worker-1");
+    /// ```
+    #[must_use]
+    pub fn identity(mut self, identity: impl AsRef<[u8]>) -> Self {
+        let identity = identity.as_ref();
+        self.identity = Bytes::copy_from_slice(identity.get(..255).unwrap_or(identity));
+        self
+    }
+
+    /// Queue only for peers that are connected. Default `false`: an endpoint that was dialled takes messages before
+    /// its first connection and between two.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().immediate(true);
+    /// ```
+    #[must_use]
+    pub fn immediate(mut self, immediate: bool) -> Self {
+        self.immediate = immediate;
+        self
+    }
+
+    /// `Router`: a message for an unknown peer is an error. Default `true`; `false`: it is dropped and counted, as
+    /// libzmq does by default.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().router_mandatory(false);
+    /// ```
+    #[must_use]
+    pub fn router_mandatory(mut self, mandatory: bool) -> Self {
+        self.mandatory = mandatory;
+        self
+    }
+
+    /// `Req`: each request carries an id that the reply must repeat, so that a late reply is never taken for the
+    /// current one. Default `true`. Every ROUTER, and every REP that keeps the envelope as RFC 28 says, repeats it;
+    /// turn it off only for a peer that does not. Danger: then a reply that comes late is taken for the next one's.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().req_correlate(false);
+    /// ```
+    #[must_use]
+    pub fn req_correlate(mut self, correlate: bool) -> Self {
+        self.correlate = correlate;
+        self
+    }
+
+    /// `Pub`, `XPub`: what happens to a message for a subscriber whose queue is full. Default [`WhenFull::Drop`].
+    ///
+    /// ```
+    /// # use ripstop::socket::{Options, WhenFull};
+    /// let options = Options::new().when_full(WhenFull::DropOldest);
+    /// ```
+    #[must_use]
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// `XPub`: hand out every subscription and cancellation, not only the first and the last of a prefix. Default
+    /// `false`.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().xpub_verbose(true);
+    /// ```
+    #[must_use]
+    pub fn xpub_verbose(mut self, verbose: bool) -> Self {
+        self.verbose = verbose;
+        self
+    }
+
+    /// `Pub`, `XPub`: how many subscriptions one peer may have. Default 65,536, of 4 KiB each and 16 MiB together.
+    /// A peer that wants more is disconnected.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().max_subscriptions(1000);
+    /// ```
+    #[must_use]
+    pub fn max_subscriptions(mut self, count: usize) -> Self {
+        self.caps.count = count;
+        self
+    }
+
+    pub(super) fn local(&self, socket_type: SocketType) -> Local {
+        // As libzmq: these types always name an identity, if only an empty one.
+        let named = matches!(socket_type, SocketType::Req | SocketType::Dealer | SocketType::Router);
+        let metadata = match named || !self.identity.is_empty() {
+            true => vec![("Identity".to_owned(), self.identity.clone())],
+            false => Vec::new(),
+        };
+        Local { socket_type, metadata }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.link.limits
+    }
+}
