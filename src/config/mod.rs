@@ -1,0 +1,330 @@
+//! `ripstop.toml` and the environment.
+//!
+//! ```toml
+//! fabric = "shop"
+//! service = "pricing"
+//! listen = ["lan"]                  # default: tcp://127.0.0.1:0, this machine only
+//!
+//! [security]
+//! insecure = true                   # needed for a listener beyond loopback without keys
+//!
+//! [[peers]]
+//! service = "ledger"
+//! endpoint = "tcp://10.0.0.7:5555"
+//! ```
+//!
+//! Every key can be set by an environment variable: `RIPSTOP_` and the key, nested keys joined by `__`:
+//! `RIPSTOP_FABRIC=shop`, `RIPSTOP_LIMITS__MAX_MESSAGE=1MiB`, `RIPSTOP_LISTEN=lan,tcp://127.0.0.1:5555`.
+
+mod error;
+mod listen;
+mod load;
+mod values;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::Endpoint;
+
+pub use error::ConfigError;
+pub use listen::{advertised, interfaces_of, is_beyond_loopback};
+pub(crate) use load::{nearest, peers};
+
+/// Everything that can be set. `Config::default()` is what an empty file means.
+///
+/// ```
+/// assert_eq!(ripstop::config::Config::default().fabric, "default");
+/// ```
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The fabric to join: only nodes of one fabric see each other. Default: `default`.
+    pub fabric: String,
+    /// The service this node is an instance of. No default: the program usually says it.
+    pub service: Option<String>,
+    /// The service's own version, shown to others. Default: empty.
+    pub version: String,
+    /// Where to listen: `lan` (every interface with a private address), an interface name, an address, or an endpoint.
+    /// Default: `tcp://127.0.0.1:0`, reachable from this machine only. Beyond loopback needs keys or `security.insecure`.
+    #[serde(deserialize_with = "values::list")]
+    pub listen: Vec<String>,
+    /// What others are told to dial, when it differs from where we listen (NAT, containers). Default: the listeners.
+    #[serde(deserialize_with = "values::list")]
+    pub advertise: Vec<Endpoint>,
+    /// Where the node keeps its id and epoch across restarts. Default: none, so the id is random per start.
+    pub data_dir: Option<PathBuf>,
+    /// Whatever the service says of itself to others; at most 64 entries of 255 bytes. Default: empty.
+    pub metadata: BTreeMap<String, String>,
+    /// Peers at fixed addresses, hot-reloaded. Default: none.
+    pub peers: Vec<PeerConfig>,
+    /// How to find others.
+    pub discovery: DiscoveryConfig,
+    /// Who may.
+    pub security: SecurityConfig,
+    /// How much.
+    pub limits: Limits,
+    /// How long.
+    pub timeouts: Timeouts,
+}
+
+/// One of `[[peers]]`.
+///
+/// ```
+/// let peer = ripstop::config::PeerConfig::new("ledger", "tcp://10.0.0.7:5555".parse().unwrap());
+/// assert_eq!(peer.roots(), ["ledger"]);
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// The service it is an instance of.
+    pub service: String,
+    /// Where to dial it.
+    pub endpoint: Endpoint,
+    /// First tokens of the subjects it serves, publishes or pulls. Default: the service.
+    #[serde(default, deserialize_with = "values::list")]
+    pub roots: Vec<String>,
+}
+
+impl PeerConfig {
+    /// A peer whose only root is its service.
+    ///
+    /// ```
+    /// # use ripstop::config::PeerConfig;
+    /// assert_eq!(PeerConfig::new("a", "tcp://127.0.0.1:1".parse().unwrap()).service, "a");
+    /// ```
+    pub fn new(service: impl Into<String>, endpoint: Endpoint) -> Self {
+        Self { service: service.into(), endpoint, roots: Vec::new() }
+    }
+
+    /// Its roots, or its service if it names none.
+    ///
+    /// ```
+    /// # use ripstop::config::PeerConfig;
+    /// assert_eq!(PeerConfig::new("a", "tcp://127.0.0.1:1".parse().unwrap()).roots(), ["a"]);
+    /// ```
+    pub fn roots(&self) -> Vec<String> {
+        if self.roots.is_empty() { vec![self.service.clone()] } else { self.roots.clone() }
+    }
+}
+
+/// `[discovery]`: how to find others.
+///
+/// ```
+/// assert!(ripstop::config::DiscoveryConfig::default().local);
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiscoveryConfig {
+    /// Nodes of the same user on this machine. Default: true.
+    pub local: bool,
+    /// Nodes on the same network, by multicast DNS. Speaks only when a listener reaches beyond loopback. Default: true.
+    pub mdns: bool,
+    /// Interfaces for mDNS. Default: those the listeners are bound to.
+    #[serde(deserialize_with = "values::list")]
+    pub interfaces: Vec<String>,
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self { local: true, mdns: true, interfaces: Vec::new() }
+    }
+}
+
+/// `[security]`.
+///
+/// ```
+/// assert!(!ripstop::config::SecurityConfig::default().insecure);
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecurityConfig {
+    /// Listen beyond loopback without keys: anybody who reaches the port can call, and read along. Default: false.
+    pub insecure: bool,
+}
+
+/// `[limits]`: how much. Sizes are bytes, or text such as `"16MiB"`.
+///
+/// ```
+/// assert_eq!(ripstop::config::Limits::default().max_message, 16 << 20);
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest message sent or received, all frames together. Default: 16 MiB. Memory per peer can grow to this.
+    #[serde(deserialize_with = "values::size")]
+    pub max_message: usize,
+    /// High-water mark per peer, in messages. Default: 65,536.
+    pub queue_messages: usize,
+    /// High-water mark per peer, in bytes; whichever mark is reached first counts. Default: 16 MiB.
+    #[serde(deserialize_with = "values::size")]
+    pub queue_bytes: usize,
+    /// Connections a listener holds at most. Default: 4,096.
+    pub connections: usize,
+    /// Calls in flight per service, and handlers at work per method. Default: 256.
+    pub in_flight: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message: 16 << 20,
+            queue_messages: 65_536,
+            queue_bytes: 16 << 20,
+            connections: 4096,
+            in_flight: 256,
+        }
+    }
+}
+
+/// `[timeouts]`: how long, as text such as `"10s"` or `"250ms"`.
+///
+/// ```
+/// assert_eq!(ripstop::config::Timeouts::default().call.as_secs(), 10);
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// A call, from start to reply. Default: 10 s.
+    #[serde(with = "values::duration")]
+    pub call: Duration,
+    /// A drain: finish, flush, close. Default: 10 s.
+    #[serde(with = "values::duration")]
+    pub drain: Duration,
+    /// How long a first call waits for somebody to be found. Default: 2 s.
+    #[serde(with = "values::duration")]
+    pub discovery_wait: Duration,
+    /// A connection's whole handshake. Default: 5 s.
+    #[serde(with = "values::duration")]
+    pub handshake: Duration,
+    /// Silence after which a peer is asked for a sign of life. Default: 2 s.
+    #[serde(with = "values::duration")]
+    pub heartbeat: Duration,
+    /// Silence after which a peer is dead. Default: 6 s.
+    #[serde(with = "values::duration")]
+    pub dead_after: Duration,
+    /// First pause before a reconnect. Default: 50 ms.
+    #[serde(with = "values::duration")]
+    pub reconnect_min: Duration,
+    /// Longest pause before a reconnect: a random part of it is waited. Default: 1 s, so that a healed network is used within that.
+    #[serde(with = "values::duration")]
+    pub reconnect_max: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let (s, ms) = (Duration::from_secs, Duration::from_millis);
+        Self {
+            call: s(10),
+            drain: s(10),
+            discovery_wait: s(2),
+            handshake: s(5),
+            heartbeat: s(2),
+            dead_after: s(6),
+            reconnect_min: ms(50),
+            reconnect_max: s(1),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            fabric: "default".into(),
+            service: None,
+            version: String::new(),
+            listen: vec!["tcp://127.0.0.1:0".into()],
+            advertise: Vec::new(),
+            data_dir: None,
+            metadata: BTreeMap::new(),
+            peers: Vec::new(),
+            discovery: DiscoveryConfig::default(),
+            security: SecurityConfig::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// What [`Config::load`] found.
+///
+/// ```no_run
+/// let loaded = ripstop::config::Config::load(None)?;
+/// println!("{:?}, and {:?} from the environment", loaded.path, loaded.from_environment);
+/// # Ok::<(), ripstop::config::ConfigError>(())
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// The file that was read; `None` if there was none.
+    pub path: Option<PathBuf>,
+    /// The variables that were read, such as `RIPSTOP_LIMITS__MAX_MESSAGE`, sorted.
+    pub from_environment: Vec<String>,
+}
+
+impl Config {
+    /// Reads `path`, or `ripstop.toml` in the working directory if there is one, then the environment on top of it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, line and column, or the variable, and what to write instead.
+    ///
+    /// ```no_run
+    /// let config = ripstop::config::Config::load(Some("ripstop.toml".as_ref()))?.config;
+    /// # Ok::<(), ripstop::config::ConfigError>(())
+    /// ```
+    pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {
+        load::load(path, std::env::vars_os())
+    }
+
+    /// The configuration that `text` means, without the environment.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    ///
+    /// ```
+    /// use ripstop::config::Config;
+    /// assert_eq!(Config::parse("fabric = 'shop'")?.fabric, "shop");
+    /// let error = Config::parse("fabrik = 'shop'").unwrap_err();
+    /// assert_eq!(error.to_string(), "ripstop.toml:1:1: unknown key `fabrik`: did you mean `fabric`?");
+    /// # Ok::<(), ripstop::config::ConfigError>(())
+    /// ```
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        load::parse(text, Path::new("ripstop.toml"))
+    }
+
+    /// Checks what types alone don't: names, ranges, limits that contradict each other. [`load`](Self::load) has done so already.
+    ///
+    /// # Errors
+    /// The first key that is wrong, and what to write.
+    ///
+    /// ```
+    /// # use ripstop::config::Config;
+    /// let config = Config { fabric: "two words".into(), ..Config::default() };
+    /// assert!(config.check().unwrap_err().to_string().starts_with("fabric: "));
+    /// ```
+    pub fn check(&self) -> Result<(), ConfigError> {
+        load::check(self, str::to_owned)
+    }
+
+    /// The endpoints that `listen` means on this machine, now: `lan` is every interface address in a private range, an
+    /// interface name is every address of it; port 0 unless one is given (`lan:5555`, `eth0:5555`, `10.0.0.7:5555`).
+    ///
+    /// # Errors
+    /// An entry that is neither an endpoint, an address, an interface nor `lan`; `lan` where there is no private address; a
+    /// listener beyond loopback without `security.insecure`.
+    ///
+    /// ```
+    /// use ripstop::config::Config;
+    /// assert_eq!(Config::default().listeners()?[0].to_string(), "tcp://127.0.0.1:0");
+    /// let open = Config { listen: vec!["tcp://*:5555".into()], ..Config::default() };
+    /// assert!(open.listeners().unwrap_err().to_string().contains("insecure = true"));
+    /// # Ok::<(), ripstop::config::ConfigError>(())
+    /// ```
+    pub fn listeners(&self) -> Result<Vec<Endpoint>, ConfigError> {
+        listen::listeners(self, &listen::interfaces())
+    }
+}
