@@ -1,0 +1,5 @@
+//! Request-reply: the lane `calls`, from both sides.
+
+pub(crate) mod client;
+pub(crate) mod pending;
+pub(crate) mod server;

@@ -1,0 +1,475 @@
+//! The serving side: requests in, handlers run, one answer each out.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    future::{Future, IntoFuture, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::{Arc, Weak},
+    task::Poll,
+    time::Duration,
+};
+
+use dashmap::{DashMap, Entry};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::Semaphore,
+    task::AbortHandle,
+    time::{Instant, timeout_at},
+};
+use tracing::Instrument;
+
+use crate::{
+    Code, Message,
+    envelope::{self, ErrorBody, Header, Kind, check_subject},
+    fabric::{
+        Node,
+        context::{Context, DEADLINE, PeerName},
+        error::{HandlerError, ServeError},
+        shared::Shared,
+        wire::{self, Envelope, Outgoing, own},
+    },
+    message::Frame,
+    socket::{
+        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        pipe::{Pipe, Put},
+    },
+    zmtp::{Peer, Received},
+};
+
+/// How many requests may wait for a free place beside those being handled; one more is refused as full.
+const WAITING: usize = 4096;
+
+/// An answer before it is written: the encoded body of kind 1, or the error of kind 2.
+type Answer = Result<Vec<u8>, ErrorBody>;
+type Handler =
+    Box<dyn Fn(Message, usize, Context) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
+
+/// One served subject.
+struct Method {
+    handler: Handler,
+    /// The bulkhead: this many handlers at once.
+    places: Arc<Semaphore>,
+    /// Places and waiting requests together.
+    admitted: Arc<Semaphore>,
+}
+
+/// All that this node serves, and the requests under way.
+pub(crate) struct Methods {
+    shared: Weak<Shared>,
+    methods: DashMap<String, Arc<Method>>,
+    /// Requests of our own nodes by connection and number, so that they can be cancelled.
+    running: DashMap<u64, HashMap<u64, AbortHandle>>,
+    /// Every request under way holds one permit; drain takes them all.
+    pub(crate) busy: Busy,
+}
+
+/// Counts what must end before a drain is complete.
+#[derive(Default)]
+pub(crate) struct Busy {
+    count: Arc<tokio::sync::watch::Sender<usize>>,
+}
+
+impl Busy {
+    pub(crate) fn begin(&self) -> Working {
+        self.count.send_modify(|count| *count += 1);
+        Working(self.count.clone())
+    }
+
+    pub(crate) async fn idle(&self) {
+        // The sender is ours: the channel cannot close.
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        *self.count.borrow()
+    }
+}
+
+/// Something under way.
+pub(crate) struct Working(Arc<tokio::sync::watch::Sender<usize>>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// The deadline of the request that this task handles, if it handles one.
+pub(crate) fn current_deadline() -> Option<Instant> {
+    DEADLINE.try_with(|deadline| *deadline).ok().flatten()
+}
+
+/// Polls a user's future so that its panic becomes a value: the node lives.
+pub(crate) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+        Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
+    })
+    .await
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a text").to_owned()
+}
+
+fn error_body(code: u16, message: impl Into<String>) -> ErrorBody {
+    ErrorBody { code: Code::new(code).to_string(), message: message.into(), ..ErrorBody::default() }
+}
+
+fn handler_error(error: &HandlerError) -> ErrorBody {
+    ErrorBody {
+        code: error.code().map_or_else(|| Code::new(416).to_string(), str::to_owned),
+        message: error.message().to_owned(),
+        chain: error.chain().to_vec(),
+        ..ErrorBody::default()
+    }
+}
+
+impl Methods {
+    pub(crate) fn new(shared: Weak<Shared>) -> Self {
+        Self { shared, methods: DashMap::new(), running: DashMap::new(), busy: Busy::default() }
+    }
+
+    /// What is served, sorted.
+    pub(crate) fn subjects(&self) -> Vec<String> {
+        let mut subjects: Vec<_> = self.methods.iter().map(|entry| entry.key().clone()).collect();
+        subjects.sort();
+        subjects
+    }
+
+    fn request(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        pipe: &Arc<Pipe>,
+        message: Message,
+    ) -> Result<(), String> {
+        let (envelope, parsed) = wire::parse_delimited(&message)?;
+        let body = envelope + 1 + usize::from(parsed.header.is_some());
+        let id = parsed.header.as_ref().map_or(0, |header| header.id);
+        let lane = pipe.peer().is_some_and(|peer| peer.property(wire::property::LANE).is_some());
+        match parsed.header.as_ref().map_or(Kind::Call, |header| header.kind) {
+            Kind::Call => {}
+            Kind::Cancel => {
+                if let Some(abort) = self.running.get_mut(&pipe.id()).and_then(|mut calls| calls.remove(&id))
+                {
+                    abort.abort();
+                    metrics::counter!("ripstop_calls_cancelled_total").increment(1);
+                }
+                return Ok(());
+            }
+            Kind::Goaway => {
+                shared.goaway_confirmed(pipe.id());
+                return Ok(());
+            }
+            kind => return Err(format!("a message of kind {kind:?} on the lane calls")),
+        }
+        let deadline = parsed.header.as_ref().and_then(|header| header.fields.dl);
+        let deadline =
+            Instant::now().checked_add(deadline.map_or(shared.options.call_timeout, Duration::from_millis));
+        let subject: Arc<str> = parsed.subject.into();
+        let reply =
+            Reply { pipe: pipe.clone(), message: message.clone(), envelope, id, subject: subject.clone() };
+        if &*subject == own::PING {
+            let mut hello = Vec::new();
+            let encoded = envelope::encode_body(&shared.hello_body(), &mut hello);
+            reply.now(&encoded.map(|()| hello).map_err(|error| error_body(416, error.to_string())));
+            return Ok(());
+        }
+        let Some(method) = self.methods.get(&*subject).map(|entry| entry.value().clone()) else {
+            reply.now(&Err(error_body(412, format!("{} has no method {subject}", shared.service))));
+            return Ok(());
+        };
+        if shared.is_closed() {
+            reply.now(&Err(error_body(406, "this instance is shutting down")));
+            return Ok(());
+        }
+        let Ok(admitted) = method.admitted.clone().try_acquire_owned() else {
+            metrics::counter!("ripstop_calls_refused_total", "reason" => "full").increment(1);
+            reply.now(&Err(error_body(418, format!("{WAITING} requests are waiting"))));
+            return Ok(());
+        };
+        let context = Context::new(shared, subject, deadline, PeerName::of(pipe));
+        let (methods, working) = (Arc::downgrade(self), self.busy.begin());
+        let connection = pipe.id();
+        let span = tracing::debug_span!(
+            "serve", node = %shared.id, service = %shared.service, subject = %context.subject(), peer = context.address(),
+        );
+        metrics::counter!("ripstop_requests_total").increment(1);
+        let cancellable = lane.then_some(id);
+        let task = async move {
+            let _working = working;
+            let _admitted = admitted;
+            let answer = DEADLINE.scope(deadline, run(&method, message, body, context, deadline)).await;
+            reply.send(&answer, deadline).await;
+            if let (Some(id), Some(methods)) = (cancellable, methods.upgrade()) {
+                methods.finished(connection, id);
+            }
+        }
+        .instrument(span);
+        match cancellable {
+            // The entry is locked while the task is started, so that a fast handler cannot finish before it is noted.
+            Some(id) => {
+                let mut calls = self.running.entry(connection).or_default();
+                calls.insert(id, shared.spawn(task));
+            }
+            None => drop(shared.spawn(task)),
+        }
+        Ok(())
+    }
+
+    fn finished(&self, connection: u64, id: u64) {
+        if let Some(mut calls) = self.running.get_mut(&connection) {
+            calls.remove(&id);
+        }
+    }
+}
+
+/// Runs one handler within its deadline and its bulkhead.
+async fn run(
+    method: &Method,
+    message: Message,
+    body: usize,
+    context: Context,
+    deadline: Option<Instant>,
+) -> Answer {
+    let work = async {
+        // The semaphore is never closed.
+        let _place = method.places.acquire().await;
+        match caught((method.handler)(message, body, context)).await {
+            Ok(answer) => answer,
+            Err(panic) => {
+                metrics::counter!("ripstop_handler_panics_total").increment(1);
+                tracing::error!(%panic, "a handler panicked");
+                Err(error_body(416, format!("the handler panicked: {panic}")))
+            }
+        }
+    };
+    match deadline {
+        // A caller that has already given up gets no work done for it.
+        Some(deadline) if deadline <= Instant::now() => {
+            Err(error_body(415, "the deadline had passed on arrival"))
+        }
+        Some(deadline) => {
+            timeout_at(deadline, work).await.unwrap_or_else(|_| Err(error_body(415, "the deadline passed")))
+        }
+        None => work.await,
+    }
+}
+
+/// Where the answer to one request goes.
+struct Reply {
+    pipe: Arc<Pipe>,
+    message: Message,
+    envelope: usize,
+    id: u64,
+    subject: Arc<str>,
+}
+
+impl Reply {
+    fn put(&self, answer: &Answer) -> Put {
+        let mut body = Vec::new();
+        let (kind, body) = match answer {
+            Ok(encoded) => (Kind::Reply, &encoded[..]),
+            Err(error) => {
+                if let Err(error) = envelope::encode_body(error, &mut body) {
+                    tracing::error!(%error, "an error could not be written");
+                }
+                (Kind::Error, &body[..])
+            }
+        };
+        let mut header = Vec::with_capacity(16);
+        Header::new(kind, self.id).encode(&mut header);
+        self.pipe.try_put(&Outgoing {
+            envelope: Envelope::Echo(&self.message, self.envelope),
+            subject: &self.subject,
+            header: &header,
+            body: Frame::Slice(body),
+        })
+    }
+
+    /// For what the connection's own task answers, which must not wait.
+    fn now(&self, answer: &Answer) {
+        if matches!(self.put(answer), Put::Full) {
+            metrics::counter!("ripstop_replies_dropped_total", "reason" => "full").increment(1);
+        }
+    }
+
+    /// Waits for room, but not longer than the caller does.
+    async fn send(&self, answer: &Answer, deadline: Option<Instant>) {
+        while matches!(self.put(answer), Put::Full) {
+            let space = self.pipe.space();
+            let in_time = match deadline {
+                Some(deadline) => timeout_at(deadline, space).await.is_ok(),
+                None => {
+                    space.await;
+                    true
+                }
+            };
+            if !in_time {
+                metrics::counter!("ripstop_replies_dropped_total", "reason" => "deadline").increment(1);
+                return;
+            }
+        }
+    }
+}
+
+/// The [`Core`] behind accepted connections of the lane `calls`.
+pub(crate) struct CallsCore(pub(crate) Arc<Methods>);
+
+impl Core for CallsCore {
+    fn admit(&self, _: &Peer, _: &Origin) -> Result<Admission, Refusal> {
+        // Connections come from the hub, already admitted.
+        Err(Refusal { reason: "not a listener".into(), last: false })
+    }
+
+    fn joined(&self, pipe: &Arc<Pipe>) {
+        if let Some(shared) = self.0.shared.upgrade() {
+            shared.accepted(pipe);
+        }
+    }
+
+    fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
+        let Some(shared) = self.0.shared.upgrade() else { return Flow::Close("the node is gone".into()) };
+        received.commands.clear();
+        for message in received.messages.drain(..) {
+            if let Err(reason) = self.0.request(&shared, pipe, message) {
+                metrics::counter!("ripstop_messages_malformed_total", "lane" => "calls").increment(1);
+                return Flow::Close(reason);
+            }
+        }
+        Flow::Continue
+    }
+
+    fn left(&self, pipe: &Arc<Pipe>, _: &Disconnect) {
+        // The callers have gone: nobody would read the answers.
+        if let Some((_, calls)) = self.0.running.remove(&pipe.id()) {
+            for abort in calls.into_values() {
+                abort.abort();
+            }
+        }
+        if let Some(shared) = self.0.shared.upgrade() {
+            shared.accepted_left(pipe);
+        }
+    }
+}
+
+/// A method being prepared by [`Node::serve`]. Await it to offer the method.
+#[must_use = "nothing is served until this is awaited"]
+pub struct Serve {
+    node: Node,
+    subject: String,
+    handler: Handler,
+    concurrency: usize,
+}
+
+impl Serve {
+    pub(crate) fn new<Q, R, F, Fut>(node: &Node, subject: &str, handler: F) -> Self
+    where
+        Q: DeserializeOwned + Send + 'static,
+        R: Serialize,
+        F: Fn(Q, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let erased: Handler = Box::new(move |message, body, context| {
+            let handler = handler.clone();
+            Box::pin(async move {
+                let request = envelope::decode_body(message.frame(body).unwrap_or_default())
+                    .map_err(|error| error_body(413, error.to_string()))?;
+                // What was decoded needs the read buffer no longer.
+                drop(message);
+                let reply = handler(request, context).await.map_err(|error| handler_error(&error))?;
+                let mut encoded = Vec::new();
+                envelope::encode_body(&reply, &mut encoded)
+                    .map_err(|error| error_body(416, format!("the reply could not be written: {error}")))?;
+                Ok(encoded)
+            })
+        });
+        Self {
+            node: node.clone(),
+            subject: subject.to_owned(),
+            handler: erased,
+            concurrency: node.shared().options.in_flight,
+        }
+    }
+
+    /// How many requests are handled at once; others wait, 4,096 at most. Default: `limits.in_flight`, 256.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("pdf.render", |html: String, _| async move { Ok(html.len()) }).concurrency(2).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.concurrency = handlers.clamp(1, Semaphore::MAX_PERMITS - WAITING);
+        self
+    }
+}
+
+impl IntoFuture for Serve {
+    type Output = Result<Served, ServeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            check_subject(&self.subject)?;
+            let shared = self.node.shared();
+            if shared.is_draining() {
+                return Err(ServeError::Draining);
+            }
+            let method = Arc::new(Method {
+                handler: self.handler,
+                places: Arc::new(Semaphore::new(self.concurrency)),
+                admitted: Arc::new(Semaphore::new(self.concurrency + WAITING)),
+            });
+            match shared.methods.methods.entry(self.subject.clone()) {
+                Entry::Occupied(_) => return Err(ServeError::Taken { subject: self.subject }),
+                Entry::Vacant(vacant) => drop(vacant.insert(method)),
+            }
+            shared.roots_changed().await;
+            Ok(Served { node: self.node, subject: self.subject })
+        })
+    }
+}
+
+/// A method on offer. Dropping this changes nothing; [`Served::stop`] withdraws the method.
+pub struct Served {
+    node: Node,
+    subject: String,
+}
+
+impl Served {
+    /// The method's subject.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let served = node.serve("clock.now", |_: (), _| async { Ok(0u64) }).await?;
+    /// assert_eq!(served.subject(), "clock.now");
+    /// # Ok(()) }
+    /// ```
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Offers the method no longer; requests under way are finished.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("clock.now", |_: (), _| async { Ok(0u64) }).await?.stop().await;
+    /// # Ok(()) }
+    /// ```
+    pub async fn stop(self) {
+        let shared = self.node.shared();
+        shared.methods.methods.remove(&self.subject);
+        shared.roots_changed().await;
+    }
+}
+
+show!([] Serve, "Serve", this, { subject: this.subject, concurrency: this.concurrency });
+
+show!([] Served, "Served", this, { subject: this.subject });

@@ -1,0 +1,129 @@
+//! What a handler learns beside the body.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    fabric::{Node, shared::Shared, wire::property},
+    socket::pipe::Pipe,
+};
+
+tokio::task_local! {
+    /// The deadline of the request being handled: calls made by its handler inherit it.
+    pub(crate) static DEADLINE: Option<Instant>;
+}
+
+/// Who sent a message, as far as it said so. Without keys this is a label, not a proof.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct PeerName {
+    pub(crate) service: Option<Arc<str>>,
+    pub(crate) address: Arc<str>,
+}
+
+impl PeerName {
+    pub(crate) fn of(pipe: &Pipe) -> Self {
+        let peer = pipe.peer();
+        let service = peer.as_ref().and_then(|peer| peer.property(property::SERVICE));
+        Self {
+            service: service.and_then(|name| std::str::from_utf8(name).ok()).map(Arc::from),
+            address: pipe.origin().remote().into(),
+        }
+    }
+}
+
+/// What a handler learns beside the body.
+///
+/// ```no_run
+/// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+/// node.serve("clock.now", |_: (), ctx: ripstop::Context| async move {
+///     Ok(format!("{} asked, {:?} left", ctx.caller().unwrap_or("somebody"), ctx.remaining()))
+/// }).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Context {
+    shared: Arc<Shared>,
+    subject: Arc<str>,
+    deadline: Option<Instant>,
+    peer: PeerName,
+}
+
+impl Context {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        subject: Arc<str>,
+        deadline: Option<Instant>,
+        peer: PeerName,
+    ) -> Self {
+        Self { shared: shared.clone(), subject, deadline, peer }
+    }
+
+    /// The subject that was called, or the queue that the work came from.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("clock.now", |_: (), ctx: ripstop::Context| async move { Ok(ctx.subject().to_owned()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The sender's service; `None` for a foreign ZeroMQ peer. Not proven unless the fabric has keys.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("clock.now", |_: (), ctx: ripstop::Context| async move { Ok(ctx.caller().map(str::to_owned)) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn caller(&self) -> Option<&str> {
+        self.peer.service.as_deref()
+    }
+
+    /// The sender's address.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("clock.now", |_: (), ctx: ripstop::Context| async move { Ok(ctx.address().to_owned()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn address(&self) -> &str {
+        &self.peer.address
+    }
+
+    /// When the caller stops waiting; the handler is cancelled then. `None` for pulled work.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("clock.now", |_: (), ctx: ripstop::Context| async move { Ok(ctx.deadline().is_some()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// How much of the caller's time is left; `None` for pulled work.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("clock.now", |_: (), ctx: ripstop::Context| async move { Ok(ctx.remaining().map(|left| left.as_secs())) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn remaining(&self) -> Option<Duration> {
+        Some(self.deadline?.saturating_duration_since(Instant::now()))
+    }
+
+    /// The node that serves. Calls made with it from this handler inherit the deadline.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("clock.now", |_: (), ctx: ripstop::Context| async move { Ok(ctx.node().service().to_owned()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn node(&self) -> Node {
+        self.shared.handle()
+    }
+}
+
+show!([] Context, "Context", this, { subject: this.subject, caller: this.caller(), remaining: this.remaining() });

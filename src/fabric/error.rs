@@ -1,0 +1,453 @@
+//! One narrow error per operation: what happened, whose fault it was, and whether a retry is safe.
+
+use std::time::Duration;
+
+use crate::{
+    code::{Code, Fault},
+    config::ConfigError,
+    discovery::{DiscoveryError, NodeId},
+    envelope::{DecodeError, EncodeError, SubjectError},
+};
+
+/// Gives an error enum `code`, `fault` and `is_retryable` from one table.
+macro_rules! classify {
+    ($type:ty { $($pattern:pat => ($code:expr, $fault:ident, $retry:expr),)* }) => {
+        impl $type {
+            /// The stable code of this error.
+            pub fn code(&self) -> Code {
+                match self { $($pattern => Code::new($code),)* }
+            }
+
+            /// Whose fault it was.
+            pub fn fault(&self) -> Fault {
+                match self { $($pattern => Fault::$fault,)* }
+            }
+
+            /// Whether trying again is safe **and** may help: `true` means that no handler has seen the message.
+            pub fn is_retryable(&self) -> bool {
+                match self { $($pattern => $retry,)* }
+            }
+        }
+    };
+}
+
+/// A node could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A name that the builder was given cannot be a service or fabric name.
+    #[error("{what} name {name:?}: {reason}")]
+    Name {
+        /// `service` or `fabric`.
+        what: &'static str,
+        /// The name given.
+        name: String,
+        /// What is wrong with it.
+        reason: SubjectError,
+    },
+    /// A listener could not be opened.
+    #[error("cannot listen on {endpoint}: {reason}")]
+    Listen {
+        /// As configured.
+        endpoint: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A discovery source could not be opened.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    /// The data directory cannot be used.
+    #[error("data_dir {}: {reason}", path.display())]
+    DataDir {
+        /// As configured.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+classify!(StartError {
+    Self::Config(_) => (400, Config, false),
+    Self::Name { .. } => (401, Caller, false),
+    Self::Listen { .. } => (402, Local, true),
+    Self::Discovery(_) => (403, Local, true),
+    Self::DataDir { .. } => (408, Local, false),
+});
+
+/// A method could not be offered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The subject is not one.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// This node serves the subject already.
+    #[error("this node serves {subject} already; stop the first one, or choose another subject")]
+    Taken {
+        /// The subject.
+        subject: String,
+    },
+    /// The node is draining.
+    #[error("this node is shutting down")]
+    Draining,
+}
+
+classify!(ServeError {
+    Self::Subject(_) => (404, Caller, false),
+    Self::Taken { .. } => (405, Caller, false),
+    Self::Draining => (406, Caller, false),
+});
+
+/// A call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The subject is not one.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// The request could not be written as MessagePack.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// No such service was ever seen.
+    #[error("no such service: {service}{}", nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
+    NoSuchService {
+        /// The first token of the subject.
+        service: String,
+        /// The known service with the nearest name.
+        nearest: Option<String>,
+    },
+    /// The service is known, but no instance of it is alive or reachable.
+    #[error("no instance of {service} is alive{}", reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    NoInstance {
+        /// The service.
+        service: String,
+        /// Why the last attempt failed.
+        reason: Option<String>,
+    },
+    /// The service has no such method.
+    #[error("{instance} has no method {subject}")]
+    NoSuchMethod {
+        /// The method.
+        subject: String,
+        /// The instance that was asked.
+        instance: String,
+    },
+    /// The serving side could not read the request.
+    #[error("{subject} could not read the request: {reason}")]
+    BadRequest {
+        /// The method.
+        subject: String,
+        /// Where and why, as the serving side said it.
+        reason: String,
+    },
+    /// The reply is not of the expected type.
+    #[error("the reply of {subject} could not be read: {reason}")]
+    Decode {
+        /// The method.
+        subject: String,
+        /// Where and why.
+        reason: DecodeError,
+    },
+    /// The deadline passed. The handler may have acted.
+    #[error("no reply from {subject} within {}", humantime::format_duration(*after))]
+    Deadline {
+        /// The method.
+        subject: String,
+        /// The time that was given.
+        after: Duration,
+    },
+    /// The handler returned an error.
+    #[error("{subject} failed: {message}")]
+    Handler {
+        /// The method.
+        subject: String,
+        /// The handler's error.
+        message: String,
+        /// The handler's own code, if it gave one.
+        code: Option<String>,
+        /// The causes, outermost first.
+        chain: Vec<String>,
+    },
+    /// The request or the reply is larger than a message may be.
+    #[error("{subject}: a message of {size} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// The method.
+        subject: String,
+        /// Bytes.
+        size: usize,
+        /// `limits.max_message`.
+        limit: usize,
+    },
+    /// The serving side has more waiting than it takes, or the queue to it is full.
+    #[error("{subject} is full: {reason}")]
+    Full {
+        /// The method.
+        subject: String,
+        /// Which mark was reached.
+        reason: String,
+    },
+    /// The instance vanished after it was asked. The handler may have acted.
+    #[error("the instance {instance} vanished during the call to {subject}: {reason}")]
+    Lost {
+        /// The method.
+        subject: String,
+        /// The instance.
+        instance: String,
+        /// Why the connection ended.
+        reason: String,
+    },
+    /// This node is draining.
+    #[error("this node is shutting down")]
+    Draining,
+}
+
+classify!(CallError {
+    Self::Subject(_) => (404, Caller, false),
+    Self::Encode(_) => (407, Caller, false),
+    Self::NoSuchService { .. } => (410, Network, true),
+    Self::NoInstance { .. } => (411, Network, true),
+    Self::NoSuchMethod { .. } => (412, Caller, false),
+    Self::BadRequest { .. } => (413, Caller, false),
+    Self::Decode { .. } => (414, Peer, false),
+    Self::Deadline { .. } => (415, Peer, false),
+    Self::Handler { .. } => (416, Peer, false),
+    Self::TooLarge { .. } => (417, Caller, false),
+    Self::Full { .. } => (418, Peer, true),
+    Self::Lost { .. } => (419, Network, false),
+    Self::Draining => (406, Caller, false),
+});
+
+/// Something could not be published.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The subject is not one.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// The event could not be written as MessagePack.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// Too few subscribers within the time given.
+    #[error("{subject} has {present} of {wanted} subscribers after {}", humantime::format_duration(*after))]
+    NotReady {
+        /// The topic.
+        subject: String,
+        /// How many there are.
+        present: usize,
+        /// How many were asked for.
+        wanted: usize,
+        /// The time that was given.
+        after: Duration,
+    },
+    /// The event is larger than a message may be.
+    #[error("{subject}: an event of {size} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// The topic.
+        subject: String,
+        /// Bytes.
+        size: usize,
+        /// `limits.max_message`.
+        limit: usize,
+    },
+    /// This node is draining.
+    #[error("this node is shutting down")]
+    Draining,
+}
+
+classify!(PublishError {
+    Self::Subject(_) => (404, Caller, false),
+    Self::Encode(_) => (407, Caller, false),
+    Self::NotReady { .. } => (420, Network, true),
+    Self::TooLarge { .. } => (417, Caller, false),
+    Self::Draining => (406, Caller, false),
+});
+
+/// A subscription or a pull could not be made.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The pattern or queue name is not one.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// This node is draining.
+    #[error("this node is shutting down")]
+    Draining,
+}
+
+classify!(SubscribeError {
+    Self::Subject(_) => (404, Caller, false),
+    Self::Draining => (406, Caller, false),
+});
+
+/// One received event or work item could not be read; the ones after it are unaffected.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("a message on {subject} could not be read: {reason}")]
+#[non_exhaustive]
+pub struct ReceiveError {
+    /// The topic or queue.
+    pub subject: String,
+    /// Where and why.
+    #[source]
+    pub reason: DecodeError,
+}
+
+impl ReceiveError {
+    /// The stable code of this error.
+    pub fn code(&self) -> Code {
+        Code::new(430)
+    }
+
+    /// Whose fault it was.
+    pub fn fault(&self) -> Fault {
+        Fault::Peer
+    }
+
+    /// Reading the same bytes again cannot help.
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
+}
+
+/// A work item could not be pushed. Nobody has it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The queue's name is not one.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// The item could not be written as MessagePack.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// Nobody pulls the queue.
+    #[error("nobody pulls {queue}; waited {}{}", humantime::format_duration(*after), nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
+    NoPuller {
+        /// The queue.
+        queue: String,
+        /// The time that was given.
+        after: Duration,
+        /// The known name nearest to it.
+        nearest: Option<String>,
+    },
+    /// Every puller has as much as it takes.
+    #[error("every puller of {queue} is full; waited {}", humantime::format_duration(*after))]
+    Full {
+        /// The queue.
+        queue: String,
+        /// The time that was given.
+        after: Duration,
+    },
+    /// The item is larger than a message may be.
+    #[error("{queue}: an item of {size} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// The queue.
+        queue: String,
+        /// Bytes.
+        size: usize,
+        /// `limits.max_message`.
+        limit: usize,
+    },
+    /// This node is draining.
+    #[error("this node is shutting down")]
+    Draining,
+}
+
+classify!(PushError {
+    Self::Subject(_) => (404, Caller, false),
+    Self::Encode(_) => (407, Caller, false),
+    Self::NoPuller { .. } => (421, Network, true),
+    Self::Full { .. } => (418, Peer, true),
+    Self::TooLarge { .. } => (417, Caller, false),
+    Self::Draining => (406, Caller, false),
+});
+
+/// What a handler returns when it fails. It takes any error by `?`, with its causes.
+///
+/// It is not itself a [`std::error::Error`], which is what makes the conversion from every error possible.
+///
+/// ```
+/// use ripstop::fabric::HandlerError;
+///
+/// fn parse(text: &str) -> Result<u64, HandlerError> {
+///     Ok(text.parse::<u64>()?)
+/// }
+/// assert_eq!(parse("x").unwrap_err().message(), "invalid digit found in string");
+/// ```
+#[derive(Clone, Debug)]
+pub struct HandlerError {
+    message: String,
+    code: Option<String>,
+    chain: Vec<String>,
+}
+
+impl HandlerError {
+    /// An error with a text.
+    ///
+    /// ```
+    /// assert_eq!(ripstop::fabric::HandlerError::new("out of stock").message(), "out of stock");
+    /// ```
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: None, chain: Vec::new() }
+    }
+
+    /// With a code of the application's own, which reaches the caller in [`CallError::Handler`].
+    ///
+    /// ```
+    /// let error = ripstop::fabric::HandlerError::new("out of stock").with_code("E_STOCK");
+    /// assert_eq!(error.code(), Some("E_STOCK"));
+    /// ```
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.code = Some(code.into());
+        self
+    }
+
+    /// The text.
+    ///
+    /// ```
+    /// assert_eq!(ripstop::fabric::HandlerError::new("x").message(), "x");
+    /// ```
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The application's own code.
+    ///
+    /// ```
+    /// assert_eq!(ripstop::fabric::HandlerError::new("x").code(), None);
+    /// ```
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// The causes, outermost first, without the message itself.
+    ///
+    /// ```
+    /// assert!(ripstop::fabric::HandlerError::new("x").chain().is_empty());
+    /// ```
+    pub fn chain(&self) -> &[String] {
+        &self.chain
+    }
+}
+
+impl<E: std::error::Error> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        // 16 causes tell the story; an error that is its own source must not loop.
+        Self {
+            message: error.to_string(),
+            code: None,
+            chain: causes.take(16).map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// How a node is named in errors: its service and the first half of its id.
+pub(crate) fn instance_name(service: &str, node: Option<NodeId>) -> String {
+    match node {
+        Some(node) => format!("{service}/{:.8}", node.to_string()),
+        None => service.to_owned(),
+    }
+}

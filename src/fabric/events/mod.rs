@@ -1,0 +1,4 @@
+//! Pub-sub: the lane `events`, from both sides.
+
+pub(crate) mod publisher;
+pub(crate) mod subscription;

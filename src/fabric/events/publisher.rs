@@ -1,0 +1,473 @@
+//! The sending side of pub-sub.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::{Future, IntoFuture},
+    marker::PhantomData,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use serde::Serialize;
+use tokio::{sync::watch, time::timeout_at};
+
+use crate::{
+    envelope::{Header, Kind, check_subject},
+    fabric::{
+        Fate, Node,
+        error::PublishError,
+        fate::DropReason,
+        shared::{Shared, deadline},
+        wire::{self, Envelope, Outgoing},
+    },
+    message::Frame,
+    socket::{
+        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        pipe::{Pipe, Put},
+    },
+    sync::{lock, read, write},
+    zmtp::{Command, Peer, Received},
+};
+
+/// What one subscriber may ask for: more ends its connection.
+const MAX_SUBSCRIPTIONS: usize = 4096;
+const MAX_PREFIX: usize = 1024;
+
+/// What happens to events for a subscriber whose queue is full, because it reads too slowly.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum SlowPolicy {
+    /// The oldest events that are not yet handed to the connection are dropped and counted; the subscriber learns
+    /// from [`Event::missed`](crate::fabric::Event::missed) how many. The default.
+    #[default]
+    DropOldest,
+    /// `publish` waits until there is room: one slow subscriber slows the publisher and so every other subscriber.
+    Block,
+    /// The subscriber is disconnected. It comes back by itself and gets what is published from then on.
+    Disconnect,
+}
+
+/// The subscribers of this node, and the topics it publishes.
+pub(crate) struct Topics {
+    shared: Weak<Shared>,
+    subscribers: RwLock<HashMap<u64, Subscriber>>,
+    /// Rises with each change of `subscribers`, so that topics know when to look again.
+    generation: watch::Sender<u64>,
+    topics: DashMap<String, Arc<Topic>>,
+}
+
+/// One connection that subscribes.
+struct Subscriber {
+    pipe: Arc<Pipe>,
+    /// How often each prefix was asked for: ZMTP cancels them one by one.
+    prefixes: BTreeMap<Bytes, usize>,
+}
+
+impl Subscriber {
+    fn wants(&self, subject: &str) -> bool {
+        let subject = subject.as_bytes();
+        self.prefixes.keys().any(|prefix| {
+            // `$` subjects are the node's own: the empty prefix does not match them.
+            subject.starts_with(prefix) && !(prefix.is_empty() && subject.first() == Some(&b'$'))
+        })
+    }
+}
+
+/// One topic: the numbers of its events, and who gets them.
+pub(crate) struct Topic {
+    subject: String,
+    state: Mutex<TopicState>,
+    /// Under [`SlowPolicy::Block`] one event at a time, lest a later one overtake one that waits.
+    turn: tokio::sync::Mutex<()>,
+    publishers: AtomicU64,
+}
+
+#[derive(Default)]
+struct TopicState {
+    sequence: u64,
+    /// As of this generation.
+    generation: u64,
+    pipes: Vec<Arc<Pipe>>,
+}
+
+impl Topics {
+    pub(crate) fn new(shared: Weak<Shared>) -> Self {
+        // Topics start at generation 0 and so look once.
+        Self {
+            shared,
+            subscribers: RwLock::default(),
+            generation: watch::Sender::new(1),
+            topics: DashMap::new(),
+        }
+    }
+
+    pub(crate) fn subjects(&self) -> Vec<String> {
+        let mut subjects: Vec<_> = self.topics.iter().map(|entry| entry.key().clone()).collect();
+        subjects.sort();
+        subjects
+    }
+
+    fn open(&self, subject: &str) -> Arc<Topic> {
+        let topic = self.topics.entry(subject.to_owned()).or_insert_with(|| {
+            Arc::new(Topic {
+                subject: subject.to_owned(),
+                state: Mutex::default(),
+                turn: tokio::sync::Mutex::default(),
+                publishers: AtomicU64::new(0),
+            })
+        });
+        topic.publishers.fetch_add(1, Ordering::Relaxed);
+        topic.clone()
+    }
+
+    /// `true`: that was the topic's last publisher.
+    fn close(&self, topic: &Topic) -> bool {
+        topic.publishers.fetch_sub(1, Ordering::Relaxed) == 1
+            && self
+                .topics
+                .remove_if(&topic.subject, |_, topic| topic.publishers.load(Ordering::Relaxed) == 0)
+                .is_some()
+    }
+
+    fn matching(&self, subject: &str) -> Vec<Arc<Pipe>> {
+        let subscribers = read(&self.subscribers);
+        subscribers.values().filter(|s| s.wants(subject)).map(|s| s.pipe.clone()).collect()
+    }
+
+    fn changed(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+/// The [`Core`] behind subscribers.
+pub(crate) struct TopicsCore(pub(crate) Arc<Topics>);
+
+impl Core for TopicsCore {
+    fn admit(&self, _: &Peer, _: &Origin) -> Result<Admission, Refusal> {
+        Err(Refusal { reason: "not a listener".into(), last: false })
+    }
+
+    fn joined(&self, pipe: &Arc<Pipe>) {
+        let subscriber = Subscriber { pipe: pipe.clone(), prefixes: BTreeMap::new() };
+        write(&self.0.subscribers).insert(pipe.id(), subscriber);
+        if let Some(shared) = self.0.shared.upgrade() {
+            shared.accepted(pipe);
+        }
+    }
+
+    fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
+        // A subscriber has nothing to say but its subscriptions.
+        received.messages.clear();
+        if received.commands.is_empty() {
+            return Flow::Continue;
+        }
+        {
+            let mut subscribers = write(&self.0.subscribers);
+            let Some(subscriber) = subscribers.get_mut(&pipe.id()) else { return Flow::Continue };
+            for command in received.commands.drain(..) {
+                match command {
+                    Command::Subscribe(prefix) => {
+                        let new = !subscriber.prefixes.contains_key(&prefix);
+                        if prefix.len() > MAX_PREFIX || new && subscriber.prefixes.len() >= MAX_SUBSCRIPTIONS
+                        {
+                            return Flow::Close(format!(
+                                "over {MAX_SUBSCRIPTIONS} subscriptions, or one over {MAX_PREFIX} bytes"
+                            ));
+                        }
+                        // The prefix is a slice of the read buffer: kept for long, so copied out of it.
+                        *subscriber.prefixes.entry(Bytes::copy_from_slice(&prefix)).or_default() += 1;
+                    }
+                    Command::Cancel(prefix) => {
+                        if let Some(count) = subscriber.prefixes.get_mut(&prefix) {
+                            *count -= 1;
+                            if *count == 0 {
+                                subscriber.prefixes.remove(&prefix);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        self.0.changed();
+        Flow::Continue
+    }
+
+    fn left(&self, pipe: &Arc<Pipe>, _: &Disconnect) {
+        write(&self.0.subscribers).remove(&pipe.id());
+        self.0.changed();
+        if let Some(shared) = self.0.shared.upgrade() {
+            shared.accepted_left(pipe);
+        }
+    }
+}
+
+/// A publisher being prepared by [`Node::publisher`]. Await it to open the topic.
+#[must_use = "nothing is opened until this is awaited"]
+pub struct Publish<T> {
+    node: Node,
+    subject: String,
+    when_full: SlowPolicy,
+    body: PhantomData<fn(T)>,
+}
+
+impl<T> Publish<T> {
+    pub(crate) fn new(node: &Node, subject: &str) -> Self {
+        Self {
+            node: node.clone(),
+            subject: subject.to_owned(),
+            when_full: SlowPolicy::default(),
+            body: PhantomData,
+        }
+    }
+
+    /// What happens when a subscriber reads too slowly. Default: [`SlowPolicy::DropOldest`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// use ripstop::fabric::SlowPolicy;
+    /// let ticks = node.publisher::<u64>("clock.tick").when_full(SlowPolicy::Disconnect).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn when_full(mut self, policy: SlowPolicy) -> Self {
+        self.when_full = policy;
+        self
+    }
+}
+
+impl<T: 'static> IntoFuture for Publish<T> {
+    type Output = Result<Publisher<T>, PublishError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            check_subject(&self.subject)?;
+            let shared = self.node.shared();
+            if shared.is_draining() {
+                return Err(PublishError::Draining);
+            }
+            let topic = shared.topics.open(&self.subject);
+            // Built first, so that a cancelled announcement still closes the topic.
+            let publisher =
+                Publisher { node: self.node.clone(), topic, when_full: self.when_full, body: PhantomData };
+            shared.roots_changed().await;
+            Ok(publisher)
+        })
+    }
+}
+
+/// An open topic. Events of one publisher and subject reach each subscriber in order, numbered.
+pub struct Publisher<T> {
+    node: Node,
+    topic: Arc<Topic>,
+    when_full: SlowPolicy,
+    body: PhantomData<fn(T)>,
+}
+
+impl<T: Serialize> Publisher<T> {
+    /// Publishes one event to everyone who subscribes to this subject now.
+    ///
+    /// [`Fate::Queued`]: it is in the queue of every subscriber's connection. [`Fate::Dropped`]: nobody subscribes.
+    /// It waits only under [`SlowPolicy::Block`]; cancelled while it waits, the event reaches the subscribers that had room.
+    ///
+    /// # Errors
+    /// [`PublishError`] when the event cannot be written, is too large, or the node is draining.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let ticks = node.publisher::<u64>("clock.tick").await?;
+    /// ticks.ready(1).await?;
+    /// ticks.publish(&1).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn publish(&self, event: &T) -> Result<Fate, PublishError> {
+        let _turn = match self.when_full {
+            SlowPolicy::Block => Some(self.topic.turn.lock().await),
+            SlowPolicy::DropOldest | SlowPolicy::Disconnect => None,
+        };
+        let (fate, waiting) = self.put(event)?;
+        if let Some(Waiting { pipes, header, body }) = waiting {
+            for pipe in pipes {
+                let event = Outgoing {
+                    envelope: Envelope::None,
+                    subject: &self.topic.subject,
+                    header: &header,
+                    body: Frame::Shared(&body),
+                };
+                while matches!(pipe.try_put(&event), Put::Full) {
+                    pipe.space().await;
+                }
+            }
+        }
+        Ok(fate)
+    }
+
+    /// Encodes once and puts into every queue; what `Block` could not put comes back.
+    fn put(&self, event: &T) -> Result<(Fate, Option<Waiting>), PublishError> {
+        let shared = self.node.shared();
+        if shared.is_closed() {
+            return Err(PublishError::Draining);
+        }
+        // The body is written before the topic is locked: `Serialize` is the user's code.
+        let limit = shared.options.max_message;
+        wire::encoded(event, |body| {
+            let size = body.as_slice().len();
+            if size > limit {
+                return Err(PublishError::TooLarge { subject: self.topic.subject.clone(), size, limit });
+            }
+            Ok(self.put_encoded(shared, body))
+        })?
+    }
+
+    fn put_encoded(&self, shared: &Shared, body: Frame<'_>) -> (Fate, Option<Waiting>) {
+        let subject = &self.topic.subject;
+        let mut state = lock(&self.topic.state);
+        let generation = *shared.topics.generation.borrow();
+        if state.generation != generation {
+            state.generation = generation;
+            state.pipes = shared.topics.matching(subject);
+        }
+        if state.pipes.is_empty() {
+            metrics::counter!("ripstop_events_dropped_total", "reason" => "no_subscriber").increment(1);
+            return (Fate::Dropped(DropReason::NoSubscriber), None);
+        }
+        state.sequence += 1;
+        metrics::counter!("ripstop_events_published_total").increment(1);
+        let mut header = Header::new(Kind::Event, 0);
+        header.fields.sq = Some(state.sequence);
+        let encoded = wire::header(&header);
+        let event = Outgoing { envelope: Envelope::None, subject, header: &encoded, body };
+        let mut waiting = Vec::new();
+        for pipe in &state.pipes {
+            match self.when_full {
+                SlowPolicy::DropOldest => {
+                    let dropped = pipe.put_dropping_oldest(&event).unwrap_or(0);
+                    if dropped > 0 {
+                        metrics::counter!("ripstop_events_dropped_total", "reason" => "slow_subscriber")
+                            .increment(dropped as u64);
+                    }
+                }
+                SlowPolicy::Block | SlowPolicy::Disconnect => match (pipe.try_put(&event), self.when_full) {
+                    (Put::Full, SlowPolicy::Block) => waiting.push(pipe.clone()),
+                    (Put::Full, _) => {
+                        tracing::warn!(%subject, peer = pipe.origin().remote(), "disconnecting a slow subscriber");
+                        metrics::counter!("ripstop_slow_subscribers_disconnected_total").increment(1);
+                        pipe.abort("too slow a subscriber");
+                    }
+                    _ => {}
+                },
+            }
+        }
+        let waiting =
+            (!waiting.is_empty()).then(|| Waiting { pipes: waiting, header: encoded, body: body.to_bytes() });
+        (Fate::Queued, waiting)
+    }
+
+    /// Waits until at least `min_subscribers` connections subscribe to this subject, so that first events are not lost.
+    /// Default timeout: `timeouts.call`, 10 s.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let ticks = node.publisher::<u64>("clock.tick").await?;
+    /// ticks.ready(2).timeout(std::time::Duration::from_secs(3)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn ready(&self, min_subscribers: usize) -> Ready<'_, T> {
+        Ready { publisher: self, wanted: min_subscribers, timeout: self.node.shared().options.call_timeout }
+    }
+
+    /// How many connections subscribe to this subject now.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// assert_eq!(node.publisher::<u64>("clock.tick").await?.subscribers(), 0);
+    /// # Ok(()) }
+    /// ```
+    pub fn subscribers(&self) -> usize {
+        self.node.shared().topics.matching(&self.topic.subject).len()
+    }
+
+    /// The topic's subject.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// assert_eq!(node.publisher::<u64>("clock.tick").await?.subject(), "clock.tick");
+    /// # Ok(()) }
+    /// ```
+    pub fn subject(&self) -> &str {
+        &self.topic.subject
+    }
+}
+
+/// What is left to do under [`SlowPolicy::Block`].
+struct Waiting {
+    pipes: Vec<Arc<Pipe>>,
+    header: Vec<u8>,
+    body: Bytes,
+}
+
+impl<T> Drop for Publisher<T> {
+    fn drop(&mut self) {
+        let shared = self.node.shared();
+        if shared.topics.close(&self.topic) {
+            shared.roots_changed_later();
+        }
+    }
+}
+
+/// Waits for subscribers; made by [`Publisher::ready`]. Cancel safe.
+#[must_use = "await it to wait"]
+pub struct Ready<'a, T> {
+    publisher: &'a Publisher<T>,
+    wanted: usize,
+    timeout: Duration,
+}
+
+impl<T> Ready<'_, T> {
+    /// How long to wait at most. Default: `timeouts.call`, 10 s.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let ticks = node.publisher::<u64>("clock.tick").await?;
+    /// ticks.ready(1).timeout(std::time::Duration::from_secs(1)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+impl<'a, T: Serialize> IntoFuture for Ready<'a, T> {
+    type Output = Result<(), PublishError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { publisher, wanted, timeout } = self;
+        let (node, subject) = (publisher.node.clone(), publisher.topic.subject.clone());
+        Box::pin(async move {
+            let topics = &node.shared().topics;
+            let mut generation = topics.generation.subscribe();
+            let enough = async {
+                while topics.matching(&subject).len() < wanted && generation.changed().await.is_ok() {}
+            };
+            let deadline = deadline(timeout);
+            if timeout_at(deadline, enough).await.is_err() {
+                let present = topics.matching(&subject).len();
+                return Err(PublishError::NotReady { subject, present, wanted, after: timeout });
+            }
+            Ok(())
+        })
+    }
+}
+
+show!([T] Publish<T>, "Publish", this, { subject: this.subject, when_full: this.when_full });
+
+show!([T] Publisher<T>, "Publisher", this, { subject: this.topic.subject, when_full: this.when_full });
+
+show!([T] Ready<'_, T>, "Ready", this, { subject: this.publisher.topic.subject, wanted: this.wanted, timeout: this.timeout });

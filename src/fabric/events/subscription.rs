@@ -1,0 +1,341 @@
+//! The receiving side of pub-sub.
+
+use std::{
+    collections::HashMap,
+    future::{Future, IntoFuture, poll_fn},
+    marker::PhantomData,
+    pin::Pin,
+    sync::{Arc, Mutex, RwLock, Weak},
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Message,
+    envelope::{self, Kind, Pattern},
+    fabric::{
+        Node,
+        error::{ReceiveError, SubscribeError},
+        inbox::{Inbox, Item},
+        shared::Shared,
+        wire,
+    },
+    socket::{
+        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        pipe::Pipe,
+    },
+    sync::{lock, read, write},
+    zmtp::{Peer, Received, encode_subscription},
+};
+
+/// Sequence numbers are kept for this many subjects of one publisher; beyond it `missed` is not told for new ones.
+const SEQUENCES: usize = 65_536;
+
+struct Entry {
+    id: u64,
+    pattern: Pattern,
+    inbox: Arc<Inbox>,
+}
+
+/// Every subscription of this node, and every connection that feeds them.
+#[derive(Default)]
+pub(crate) struct Subscriptions {
+    entries: RwLock<Vec<Arc<Entry>>>,
+    feeds: Mutex<HashMap<u64, Feed>>,
+}
+
+/// One connection to a publisher.
+struct Feed {
+    pipe: Arc<Pipe>,
+    /// Last sequence number by subject.
+    sequences: HashMap<Box<str>, u64>,
+}
+
+impl Subscriptions {
+    /// The patterns, for the reconciler that decides whom to dial.
+    pub(crate) fn patterns(&self) -> Vec<Pattern> {
+        read(&self.entries).iter().map(|entry| entry.pattern.clone()).collect()
+    }
+
+    fn add(&self, entry: Arc<Entry>) {
+        let feeds = lock(&self.feeds);
+        write(&self.entries).push(entry.clone());
+        // ZMTP counts subscriptions: the same prefix twice is cancelled twice.
+        feeds.values().for_each(|feed| tell(&feed.pipe, true, [entry.pattern.prefix()]));
+    }
+
+    fn remove(&self, id: u64) {
+        let mut feeds = lock(&self.feeds);
+        let mut entries = write(&self.entries);
+        if let Some(index) = entries.iter().position(|entry| entry.id == id) {
+            let entry = entries.remove(index);
+            // What is published from now on and not subscribed is not missed by a later subscription.
+            for feed in feeds.values_mut() {
+                feed.sequences
+                    .retain(|subject, _| entries.iter().any(|entry| entry.pattern.matches(subject)));
+            }
+            drop(entries);
+            feeds.values().for_each(|feed| tell(&feed.pipe, false, [entry.pattern.prefix()]));
+        }
+    }
+
+    /// A connection to a publisher is up: it learns every prefix.
+    pub(crate) fn joined(&self, pipe: &Arc<Pipe>) {
+        let mut feeds = lock(&self.feeds);
+        let entries = read(&self.entries);
+        tell(pipe, true, entries.iter().map(|entry| entry.pattern.prefix()));
+        // A connection that has ended meanwhile was taken off the list already.
+        if !pipe.is_closed() {
+            feeds.insert(pipe.id(), Feed { pipe: pipe.clone(), sequences: HashMap::new() });
+        }
+    }
+
+    pub(crate) fn left(&self, pipe: &Arc<Pipe>) {
+        lock(&self.feeds).remove(&pipe.id());
+    }
+
+    /// Hands the events of one read to the subscriptions that match.
+    pub(crate) fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
+        received.commands.clear();
+        let mut done = 0;
+        let mut flow = Flow::Continue;
+        {
+            let mut feeds = lock(&self.feeds);
+            let entries = read(&self.entries);
+            // Another connection to the same publisher has taken over: nothing is heard twice.
+            if !feeds.contains_key(&pipe.id()) {
+                received.messages.clear();
+                return Flow::Continue;
+            }
+            for message in &received.messages {
+                let Ok(incoming) = wire::parse(message) else {
+                    metrics::counter!("ripstop_messages_malformed_total", "lane" => "events").increment(1);
+                    done += 1;
+                    continue;
+                };
+                let header = incoming.header.as_ref();
+                if header.is_some_and(|header| header.kind != Kind::Event) {
+                    done += 1;
+                    continue;
+                }
+                let sequence = header.and_then(|header| header.fields.sq);
+                let last =
+                    feeds.get(&pipe.id()).and_then(|feed| feed.sequences.get(incoming.subject)).copied();
+                // Numbers rise by one; the first one seen tells nothing about earlier ones.
+                let missed = match (sequence, last) {
+                    (Some(now), Some(last)) => now.saturating_sub(last).saturating_sub(1),
+                    _ => 0,
+                };
+                match offer(&entries, incoming.subject, message, pipe, missed) {
+                    Offered::Taken => {}
+                    Offered::Full => {
+                        flow = Flow::Pause;
+                        break;
+                    }
+                    // A word of what is subscribed no longer, or of more than the pattern means.
+                    Offered::Unwanted => {
+                        done += 1;
+                        continue;
+                    }
+                }
+                if missed > 0 {
+                    metrics::counter!("ripstop_events_missed_total").increment(missed);
+                }
+                if let (Some(now), Some(feed)) = (sequence, feeds.get_mut(&pipe.id())) {
+                    if let Some(last) = feed.sequences.get_mut(incoming.subject) {
+                        *last = now;
+                    } else if feed.sequences.len() < SEQUENCES {
+                        feed.sequences.insert(incoming.subject.into(), now);
+                    }
+                }
+                done += 1;
+            }
+        }
+        received.messages.drain(..done);
+        flow
+    }
+}
+
+enum Offered {
+    Taken,
+    /// A matching subscription is full; the message must be offered again after the pause.
+    Full,
+    Unwanted,
+}
+
+fn offer(entries: &[Arc<Entry>], subject: &str, message: &Message, pipe: &Arc<Pipe>, missed: u64) -> Offered {
+    let matching = || entries.iter().filter(|entry| entry.pattern.matches(subject));
+    // All or none: otherwise the ones with room would see the event twice after the pause.
+    if matching().any(|entry| !entry.inbox.has_room(pipe)) {
+        return Offered::Full;
+    }
+    let mut offered = Offered::Unwanted;
+    for entry in matching() {
+        entry.inbox.put(Item { message: message.clone(), pipe: pipe.clone(), missed });
+        offered = Offered::Taken;
+    }
+    offered
+}
+
+fn tell<'a>(pipe: &Pipe, subscribe: bool, prefixes: impl IntoIterator<Item = &'a str>) {
+    let minor = pipe.peer().map_or(0, |peer| peer.minor);
+    let mut out = BytesMut::new();
+    for prefix in prefixes {
+        encode_subscription(minor, subscribe, prefix.as_bytes(), &mut out);
+    }
+    if !out.is_empty() {
+        pipe.put_control(&out);
+    }
+}
+
+/// The [`Core`] behind foreign PUB and XPUB sockets that dialled in.
+pub(crate) struct FeedCore {
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) shared: Weak<Shared>,
+}
+
+impl Core for FeedCore {
+    fn admit(&self, _: &Peer, _: &Origin) -> Result<Admission, Refusal> {
+        Err(Refusal { reason: "not a listener".into(), last: false })
+    }
+
+    fn joined(&self, pipe: &Arc<Pipe>) {
+        self.subscriptions.joined(pipe);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.accepted(pipe);
+        }
+    }
+
+    fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
+        self.subscriptions.deliver(pipe, received)
+    }
+
+    fn left(&self, pipe: &Arc<Pipe>, _: &Disconnect) {
+        self.subscriptions.left(pipe);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.accepted_left(pipe);
+        }
+    }
+}
+
+/// One received event.
+///
+/// ```no_run
+/// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+/// let mut orders = node.subscribe::<String>("orders.*").await?;
+/// while let Some(Ok(event)) = orders.recv().await {
+///     println!("{}: {} ({} missed before it)", event.subject, event.body, event.missed);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Event<T> {
+    /// What was published.
+    pub body: T,
+    /// Where: the topic's whole subject.
+    pub subject: String,
+    /// How many events of this subject and publisher were lost right before this one, because a queue to this
+    /// subscriber was full. 0 for foreign publishers, who do not number their events.
+    pub missed: u64,
+}
+
+/// A subscription being prepared by [`Node::subscribe`]. Await it to subscribe.
+#[must_use = "nothing is subscribed until this is awaited"]
+pub struct Subscribe<T> {
+    node: Node,
+    pattern: String,
+    body: PhantomData<fn() -> T>,
+}
+
+impl<T> Subscribe<T> {
+    pub(crate) fn new(node: &Node, pattern: &str) -> Self {
+        Self { node: node.clone(), pattern: pattern.to_owned(), body: PhantomData }
+    }
+}
+
+impl<T: 'static> IntoFuture for Subscribe<T> {
+    type Output = Result<Subscription<T>, SubscribeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let pattern = Pattern::parse(&self.pattern)?;
+            let shared = self.node.shared();
+            if shared.is_draining() {
+                return Err(SubscribeError::Draining);
+            }
+            let inbox = Arc::new(Inbox::new(shared.options.queue_messages, shared.options.queue_bytes));
+            let id = shared.next_id();
+            shared.subscriptions.add(Arc::new(Entry { id, pattern, inbox: inbox.clone() }));
+            shared.note_inbox(&inbox);
+            shared.reconcile();
+            Ok(Subscription { node: self.node, id, inbox, body: PhantomData })
+        })
+    }
+}
+
+/// A stream of events. It ends when the node drains. Dropping it unsubscribes.
+///
+/// When it is not read fast enough its queue fills (65,536 events or 16 MiB by default); then the connections that
+/// feed it stop reading, and each publisher's policy decides.
+pub struct Subscription<T> {
+    node: Node,
+    id: u64,
+    inbox: Arc<Inbox>,
+    body: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Subscription<T> {
+    /// The next event; `None` when the node has drained. An event that is not a `T` is an error of its own, and the
+    /// ones after it are unaffected. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ReceiveError`] when the event is not a `T`: it says where.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let first = node.subscribe::<String>("orders.>").await?.recv().await;
+    /// # Ok(()) }
+    /// ```
+    pub async fn recv(&mut self) -> Option<Result<Event<T>, ReceiveError>> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Event<T>, ReceiveError>>> {
+        self.inbox.poll_take(cx).map(|item| item.map(|item| event(&item)))
+    }
+}
+
+fn event<T: DeserializeOwned>(item: &Item) -> Result<Event<T>, ReceiveError> {
+    // It was parsed when it came in.
+    let (subject, body) = match wire::parse(&item.message) {
+        Ok(incoming) => (incoming.subject.to_owned(), incoming.body),
+        Err(_) => (String::new(), &[][..]),
+    };
+    match envelope::decode_body(body) {
+        Ok(body) => Ok(Event { body, subject, missed: item.missed }),
+        Err(reason) => Err(ReceiveError { subject, reason }),
+    }
+}
+
+impl<T: DeserializeOwned> futures_core::Stream for Subscription<T> {
+    type Item = Result<Event<T>, ReceiveError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_recv(cx)
+    }
+}
+
+impl<T> Drop for Subscription<T> {
+    fn drop(&mut self) {
+        self.node.shared().subscriptions.remove(self.id);
+        self.inbox.abandon();
+    }
+}
+
+show!([T] Subscribe<T>, "Subscribe", this, { pattern: this.pattern });
+
+show!([T] Subscription<T>, "Subscription", this, { id: this.id, waiting: this.inbox.len() });

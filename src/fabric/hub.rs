@@ -1,0 +1,134 @@
+//! One port per node: the listener learns what a peer is from its READY and attaches it to a lane.
+
+use std::sync::{Arc, Weak};
+
+use crate::{
+    fabric::{
+        calls::server::CallsCore,
+        events::{publisher::TopicsCore, subscription::FeedCore},
+        link::Lane,
+        shared::Shared,
+        wire::property,
+        work::pull::PullsCore,
+    },
+    socket::{
+        ConnectError,
+        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        pipe::Pipe,
+    },
+    sync::lock,
+    zmtp::{Peer, Received, SocketType},
+};
+
+/// The [`Core`] behind the node's listeners.
+pub(crate) struct Hub {
+    pub(crate) shared: Weak<Shared>,
+    pub(crate) calls: Arc<CallsCore>,
+    pub(crate) topics: Arc<TopicsCore>,
+    pub(crate) feeds: Arc<FeedCore>,
+    pub(crate) credited: Arc<PullsCore>,
+    pub(crate) foreign: Arc<PullsCore>,
+}
+
+/// Where a peer belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Calls,
+    Events,
+    /// A publisher that dialled in: it feeds our own subscriptions.
+    Feed,
+    Work,
+    ForeignWork,
+}
+
+/// The table of design section 4: by lane for our own nodes, by socket type for everyone else.
+fn place(lane: Option<&[u8]>, theirs: SocketType) -> Result<(Place, SocketType), String> {
+    use SocketType::{Dealer, Pub, Push, Req, Sub, XPub, XSub};
+    match (lane, theirs) {
+        (None, Dealer | Req) | (Some(b"calls"), Dealer) => Ok((Place::Calls, SocketType::Router)),
+        (None, Sub | XSub) | (Some(b"events"), Sub) => Ok((Place::Events, SocketType::XPub)),
+        (None, Push) => Ok((Place::ForeignWork, SocketType::Pull)),
+        (None, Pub | XPub) => Ok((Place::Feed, SocketType::Sub)),
+        (Some(b"work"), Dealer) => Ok((Place::Work, SocketType::Router)),
+        (None, other) => {
+            Err(format!("a node takes DEALER, REQ, SUB, XSUB, PUSH, PUB and XPUB, not {}", other.as_str()))
+        }
+        (Some(lane), other) => Err(format!("{} on the lane {}", other.as_str(), lane.escape_ascii())),
+    }
+}
+
+impl Core for Hub {
+    fn admit(&self, peer: &Peer, from: &Origin) -> Result<Admission, Refusal> {
+        let refuse = |reason: String, last: bool| {
+            tracing::debug!(remote = from.remote(), %reason, "refused");
+            metrics::counter!("ripstop_connections_refused_total").increment(1);
+            Refusal { reason, last }
+        };
+        let shared = self.shared.upgrade().ok_or_else(|| refuse("the node is gone".into(), false))?;
+        if shared.is_draining() {
+            return Err(refuse("the node is shutting down".into(), false));
+        }
+        if lock(&shared.accepted).len() >= shared.options.connections {
+            return Err(refuse(
+                format!("over {} connections (limits.connections)", shared.options.connections),
+                false,
+            ));
+        }
+        if let Some(fabric) = peer.property(property::FABRIC)
+            && fabric != shared.fabric.as_bytes()
+        {
+            // Not final: the address may belong to the right fabric's node in a moment.
+            return Err(refuse(format!("this is fabric {}", shared.fabric), false));
+        }
+        let lane = peer.property(property::LANE).map(|lane| &lane[..]);
+        let (place, ours) = place(lane, peer.socket_type).map_err(|reason| refuse(reason, true))?;
+        let (core, lane): (Arc<dyn Core>, _) = match place {
+            Place::Calls => (self.calls.clone(), Lane::Calls),
+            Place::Events => (self.topics.clone(), Lane::Events),
+            Place::Feed => (self.feeds.clone(), Lane::Events),
+            Place::Work => (self.credited.clone(), Lane::Work),
+            Place::ForeignWork => (self.foreign.clone(), Lane::Work),
+        };
+        Ok(Admission { local: shared.local(ours, Some(lane)), core })
+    }
+
+    fn joined(&self, _: &Arc<Pipe>) {}
+
+    fn deliver(&self, _: &Arc<Pipe>, _: &mut Received) -> Flow {
+        Flow::Close("not attached to a lane".into())
+    }
+
+    fn left(&self, _: &Arc<Pipe>, _: &Disconnect) {}
+
+    fn failed(&self, origin: &Origin, error: &ConnectError, _: Option<std::time::Duration>) {
+        tracing::debug!(remote = origin.remote(), %error, "a handshake failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_peer_has_its_place() {
+        use SocketType::*;
+        for (theirs, ours) in [
+            (Dealer, Router),
+            (Req, Router),
+            (Sub, XPub),
+            (XSub, XPub),
+            (Push, Pull),
+            (Pub, Sub),
+            (XPub, Sub),
+        ] {
+            let (_, answered) = place(None, theirs).unwrap();
+            assert_eq!(answered, ours, "{theirs:?}");
+            assert!(theirs.pairs_with(ours));
+        }
+        for theirs in [Rep, Router, Pull, Pair] {
+            assert!(place(None, theirs).is_err());
+        }
+        assert!(place(Some(b"work"), Push).is_err());
+        assert!(place(Some(b"else"), Dealer).is_err());
+    }
+}

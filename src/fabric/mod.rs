@@ -1,0 +1,65 @@
+//! The fabric: named services that call, publish to and push to each other directly.
+//!
+//! Everything begins with a [`Node`]. What it offers: [`Node::serve`] and [`Node::call`], [`Node::publisher`] and
+//! [`Node::subscribe`], [`Node::push`], [`Node::pull`] and [`Node::work`]. Inside:
+//!
+//! ```text
+//! node      the handle         builder  how it starts         identity  who it is
+//! shared    what all handles share, and the reconciler that decides whom to dial
+//! hub       one port: attaches whoever dials in to a lane
+//! link      one peer's lanes, each kept connected by a supervisor
+//! calls     request-reply        events   pub-sub        work   push-pull with credit
+//! balance   power of two choices drain    leaving        peers  who is there
+//! ```
+
+/// `Debug` of a handle or a builder: what tells it from others, not its insides.
+macro_rules! show {
+    ([$($generics:tt)*] $type:ty, $name:literal, $this:ident, { $($field:ident: $value:expr),* $(,)? }) => {
+        impl<$($generics)*> std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let $this = self;
+                f.debug_struct($name)$(.field(stringify!($field), &$value))*.finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+mod balance;
+mod builder;
+mod calls;
+mod context;
+mod drain;
+mod error;
+mod events;
+mod fate;
+mod hub;
+mod identity;
+mod inbox;
+mod link;
+mod node;
+mod peers;
+mod shared;
+mod wire;
+mod work;
+
+pub use builder::NodeBuilder;
+pub use calls::{
+    client::Call,
+    server::{Serve, Served},
+};
+pub use context::Context;
+pub use error::{
+    CallError, HandlerError, PublishError, PushError, ReceiveError, ServeError, StartError, SubscribeError,
+};
+pub use events::{
+    publisher::{Publish, Publisher, Ready, SlowPolicy},
+    subscription::{Event, Subscribe, Subscription},
+};
+pub use fate::{DropReason, Fate};
+pub use node::Node;
+pub use peers::{PeerEvent, PeerInfo, PeerWatch};
+pub use work::{
+    pull::{Delivery, Pull, PullBuilder},
+    push::Push,
+    worker::{Work, Worker},
+};

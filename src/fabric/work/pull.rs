@@ -1,0 +1,406 @@
+//! The receiving side of push-pull.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::{Future, IntoFuture, poll_fn},
+    marker::PhantomData,
+    pin::Pin,
+    sync::{Arc, Mutex, Weak},
+    task::{Context, Poll},
+};
+
+use serde::de::DeserializeOwned;
+
+use crate::{
+    envelope::{self, CreditBody, Header, Kind, check_subject},
+    fabric::{
+        Node,
+        context::PeerName,
+        error::{ReceiveError, SubscribeError},
+        inbox::{Inbox, Item},
+        shared::Shared,
+        wire::{self, Envelope},
+    },
+    socket::{
+        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        pipe::Pipe,
+    },
+    sync::lock,
+    zmtp::{Peer, Received},
+};
+
+/// The default of [`PullBuilder::prefetch`].
+const PREFETCH: u32 = 1024;
+/// A log line about work that nobody here pulls is written once in so many items.
+const LOG_EVERY: u64 = 10_000;
+
+/// Every queue that this node pulls.
+pub(crate) struct Pulls {
+    shared: Weak<Shared>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queues: BTreeMap<String, PulledQueue>,
+    /// Our own nodes that push to us, by connection.
+    pushers: HashMap<u64, Arc<Pipe>>,
+    unclaimed: u64,
+    /// No credit is granted any more.
+    draining: bool,
+    /// The queues take nothing more.
+    ended: bool,
+}
+
+/// One queue: all pulls of this node share what comes in.
+struct PulledQueue {
+    inbox: Arc<Inbox>,
+    window: u32,
+    pulls: usize,
+    /// Taken by the application and not yet granted again, by connection. Below 0 when a pull that went leaves more
+    /// credit out than the window.
+    spent: HashMap<u64, i64>,
+}
+
+impl Pulls {
+    pub(crate) fn new(shared: Weak<Shared>) -> Self {
+        Self { shared, state: Mutex::default() }
+    }
+
+    pub(crate) fn queues(&self) -> Vec<String> {
+        lock(&self.state).queues.keys().cloned().collect()
+    }
+
+    fn open(&self, queue: &str, prefetch: u32, shared: &Shared) -> Arc<Inbox> {
+        let mut state = lock(&self.state);
+        let State { queues, pushers, ended, .. } = &mut *state;
+        let entry = queues.entry(queue.to_owned()).or_insert_with(|| PulledQueue {
+            inbox: Arc::new(Inbox::new(shared.options.queue_messages, shared.options.queue_bytes)),
+            window: 0,
+            pulls: 0,
+            spent: HashMap::new(),
+        });
+        entry.pulls += 1;
+        // Each pull widens the window of every pusher.
+        entry.window = entry.window.saturating_add(prefetch);
+        if *ended {
+            entry.inbox.close();
+        } else {
+            pushers.values().for_each(|pipe| grant(pipe, queue, prefetch));
+        }
+        entry.inbox.clone()
+    }
+
+    fn close(&self, queue: &str, prefetch: u32) {
+        let mut state = lock(&self.state);
+        let State { queues, pushers, .. } = &mut *state;
+        let Some(entry) = queues.get_mut(queue) else { return };
+        entry.pulls -= 1;
+        if entry.pulls > 0 {
+            // What is out for this pull is not granted again.
+            entry.window = entry.window.saturating_sub(prefetch);
+            pushers.keys().for_each(|pipe| *entry.spent.entry(*pipe).or_default() -= i64::from(prefetch));
+            return;
+        }
+        let abandoned = queues.remove(queue);
+        // While the state is locked, lest the word overtake the credit of a pull that is opened now.
+        for pipe in pushers.values() {
+            wire::urgent(pipe, Envelope::None, queue, Header::new(Kind::Cancel, 0), &());
+        }
+        drop(state);
+        if let Some(entry) = abandoned {
+            entry.inbox.abandon();
+        }
+    }
+
+    /// The application took an item of this connection: grants again when half the window is used up.
+    fn taken(&self, queue: &str, pipe: &Arc<Pipe>) {
+        let mut state = lock(&self.state);
+        if state.draining || !state.pushers.contains_key(&pipe.id()) {
+            return;
+        }
+        let Some(entry) = state.queues.get_mut(queue) else { return };
+        let spent = entry.spent.entry(pipe.id()).or_default();
+        *spent += 1;
+        if *spent >= i64::from(entry.window / 2).max(1) {
+            let credit = std::mem::take(spent);
+            grant(pipe, queue, u32::try_from(credit).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// A node of ours that pushes came in: it learns who we are and how much we take.
+    fn joined(&self, pipe: &Arc<Pipe>) {
+        let mut state = lock(&self.state);
+        if state.draining {
+            return;
+        }
+        state.pushers.insert(pipe.id(), pipe.clone());
+        state.queues.iter().for_each(|(queue, entry)| grant(pipe, queue, entry.window));
+    }
+
+    fn left(&self, pipe: &Arc<Pipe>) {
+        let mut state = lock(&self.state);
+        state.pushers.remove(&pipe.id());
+        state.queues.values_mut().for_each(|entry| {
+            entry.spent.remove(&pipe.id());
+        });
+    }
+
+    /// No more credit; what is here can still be taken.
+    pub(crate) fn drain(&self) {
+        lock(&self.state).draining = true;
+    }
+
+    /// The queues take nothing more: their readers end after the last item.
+    pub(crate) fn end(&self) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        state.queues.values().for_each(|entry| entry.inbox.close());
+    }
+
+    /// Items that came in and were not taken.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.state).queues.values().map(|entry| entry.inbox.len()).sum()
+    }
+
+    fn deliver(&self, shared: &Arc<Shared>, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
+        received.commands.clear();
+        let mut done = 0;
+        let mut flow = Flow::Continue;
+        {
+            let mut state = lock(&self.state);
+            let mut nobody = 0;
+            for message in &received.messages {
+                let parts = match wire::parse(message) {
+                    Ok(parts) => parts,
+                    Err(reason) => {
+                        metrics::counter!("ripstop_messages_malformed_total", "lane" => "work").increment(1);
+                        flow = Flow::Close(reason);
+                        break;
+                    }
+                };
+                match parts.header.as_ref().map_or(Kind::Work, |header| header.kind) {
+                    Kind::Work => {}
+                    Kind::Goaway => {
+                        shared.goaway_confirmed(pipe.id());
+                        done += 1;
+                        continue;
+                    }
+                    _ => {
+                        done += 1;
+                        continue;
+                    }
+                }
+                match state.queues.get(parts.subject) {
+                    Some(entry) if entry.inbox.has_room(pipe) => {
+                        entry.inbox.put(Item { message: message.clone(), pipe: pipe.clone(), missed: 0 });
+                    }
+                    Some(_) => {
+                        flow = Flow::Pause;
+                        break;
+                    }
+                    None => nobody += 1,
+                }
+                done += 1;
+            }
+            if nobody > 0 {
+                let before = state.unclaimed;
+                state.unclaimed += nobody;
+                metrics::counter!("ripstop_work_dropped_total", "reason" => "nobody_pulls").increment(nobody);
+                if before == 0 || before / LOG_EVERY != state.unclaimed / LOG_EVERY {
+                    let (peer, total) = (pipe.origin().remote().to_owned(), state.unclaimed);
+                    tracing::warn!(%peer, total, "work for queues that nobody pulls here was dropped");
+                }
+            }
+        }
+        received.messages.drain(..done);
+        flow
+    }
+}
+
+fn grant(pipe: &Pipe, queue: &str, credit: u32) {
+    if credit > 0 {
+        wire::urgent(pipe, Envelope::None, queue, Header::new(Kind::Credit, 0), &CreditBody(credit));
+    }
+}
+
+/// The [`Core`] behind pushers: our own nodes with credit, and foreign PUSH sockets, which only back-pressure slows.
+pub(crate) struct PullsCore {
+    pub(crate) pulls: Arc<Pulls>,
+    pub(crate) credited: bool,
+}
+
+impl Core for PullsCore {
+    fn admit(&self, _: &Peer, _: &Origin) -> Result<Admission, Refusal> {
+        Err(Refusal { reason: "not a listener".into(), last: false })
+    }
+
+    fn joined(&self, pipe: &Arc<Pipe>) {
+        if let Some(shared) = self.pulls.shared.upgrade() {
+            shared.accepted(pipe);
+        }
+        if self.credited {
+            self.pulls.joined(pipe);
+        }
+    }
+
+    fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
+        let Some(shared) = self.pulls.shared.upgrade() else { return Flow::Close("the node is gone".into()) };
+        self.pulls.deliver(&shared, pipe, received)
+    }
+
+    fn left(&self, pipe: &Arc<Pipe>, _: &Disconnect) {
+        self.pulls.left(pipe);
+        if let Some(shared) = self.pulls.shared.upgrade() {
+            shared.accepted_left(pipe);
+        }
+    }
+}
+
+/// One work item.
+///
+/// ```no_run
+/// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+/// let mut emails = node.pull::<String>("emails").await?;
+/// while let Some(Ok(delivery)) = emails.recv().await {
+///     println!("{} from {:?}", delivery.body, delivery.from);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Delivery<T> {
+    /// What was pushed.
+    pub body: T,
+    /// The queue.
+    pub queue: String,
+    /// The pushing service, as it named itself; `None` for a foreign PUSH socket.
+    pub from: Option<String>,
+}
+
+/// A pull being prepared by [`Node::pull`]. Await it to begin.
+#[must_use = "nothing is pulled until this is awaited"]
+pub struct PullBuilder<T> {
+    node: Node,
+    queue: String,
+    prefetch: u32,
+    body: PhantomData<fn() -> T>,
+}
+
+impl<T> PullBuilder<T> {
+    pub(crate) fn new(node: &Node, queue: &str) -> Self {
+        Self { node: node.clone(), queue: queue.to_owned(), prefetch: PREFETCH, body: PhantomData }
+    }
+
+    /// How many items each pusher may send ahead of what was taken here. Default 1,024. A small number spreads slow
+    /// work evenly; it is also how much is lost if this process dies.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let mut films = node.pull::<String>("films").prefetch(1).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn prefetch(mut self, items: u32) -> Self {
+        self.prefetch = items.max(1);
+        self
+    }
+}
+
+impl<T: 'static> IntoFuture for PullBuilder<T> {
+    type Output = Result<Pull<T>, SubscribeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            check_subject(&self.queue)?;
+            let shared = self.node.shared();
+            if shared.is_draining() {
+                return Err(SubscribeError::Draining);
+            }
+            let inbox = shared.pulls.open(&self.queue, self.prefetch, shared);
+            let pull = Pull {
+                node: self.node.clone(),
+                queue: self.queue,
+                prefetch: self.prefetch,
+                inbox,
+                owed: Mutex::default(),
+                body: PhantomData,
+            };
+            shared.roots_changed().await;
+            Ok(pull)
+        })
+    }
+}
+
+/// A stream of work items, shared with every other pull of the same queue. It ends when the node drains and the
+/// last item was taken. Dropping the last pull of a queue ends it here; items not yet taken are dropped and counted.
+pub struct Pull<T> {
+    node: Node,
+    queue: String,
+    prefetch: u32,
+    inbox: Arc<Inbox>,
+    /// Who sent the item that was taken last. It gets credit for the next one only when that is asked for, so that who
+    /// takes a certain number of items and leaves has been sent no more.
+    owed: Mutex<Option<Arc<Pipe>>>,
+    body: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Pull<T> {
+    /// The next item; `None` when the node has drained. Cancel safe: an item is never lost between two calls.
+    ///
+    /// # Errors
+    /// [`ReceiveError`] when the item is not a `T`: it says where. The ones after it are unaffected.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let first = node.pull::<String>("emails").await?.recv().await;
+    /// # Ok(()) }
+    /// ```
+    pub async fn recv(&mut self) -> Option<Result<Delivery<T>, ReceiveError>> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<T>, ReceiveError>>> {
+        let owed = lock(&self.owed).take();
+        if let Some(pipe) = owed {
+            self.node.shared().pulls.taken(&self.queue, &pipe);
+        }
+        self.inbox.poll_take(cx).map(|item| item.map(|item| self.delivery(&item)))
+    }
+
+    fn delivery(&self, item: &Item) -> Result<Delivery<T>, ReceiveError> {
+        *lock(&self.owed) = Some(item.pipe.clone());
+        let body = wire::parse(&item.message).map(|parts| parts.body).unwrap_or_default();
+        match envelope::decode_body(body) {
+            Ok(body) => {
+                let from = PeerName::of(&item.pipe).service.map(|name| name.to_string());
+                Ok(Delivery { body, queue: self.queue.clone(), from })
+            }
+            Err(reason) => Err(ReceiveError { subject: self.queue.clone(), reason }),
+        }
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl<T: DeserializeOwned> futures_core::Stream for Pull<T> {
+    type Item = Result<Delivery<T>, ReceiveError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_recv(cx)
+    }
+}
+
+impl<T> Drop for Pull<T> {
+    fn drop(&mut self) {
+        let shared = self.node.shared();
+        shared.pulls.close(&self.queue, self.prefetch);
+        shared.roots_changed_later();
+    }
+}
+
+show!([T] PullBuilder<T>, "PullBuilder", this, { queue: this.queue, prefetch: this.prefetch });
+
+show!([T] Pull<T>, "Pull", this, { queue: this.queue, prefetch: this.prefetch, waiting: this.inbox.len() });

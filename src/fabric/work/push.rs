@@ -1,0 +1,316 @@
+//! The sending side of push-pull.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use serde::Serialize;
+use tokio::{sync::Notify, time::timeout_at};
+
+use crate::{
+    envelope::{self, CreditBody, EncodeError, Header, Kind, check_subject, root},
+    fabric::{
+        Fate, Node,
+        error::PushError,
+        link::PeerLink,
+        shared::{Shared, deadline},
+        wire::{self, Envelope, Outgoing, own},
+    },
+    message::Frame,
+    socket::{
+        core::Flow,
+        pipe::{Pipe, Put},
+    },
+    sync::lock,
+    zmtp::Received,
+};
+
+/// Every queue that this node pushes to.
+#[derive(Default)]
+pub(crate) struct Outlets {
+    queues: DashMap<String, Arc<Queue>>,
+}
+
+/// One queue: the pullers that have granted credit for it.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<Pullers>,
+    /// This node has pushed to it; else a puller only named it.
+    ours: AtomicBool,
+    /// Credit came, a full connection has room again, or a puller went.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Pullers {
+    outlets: Vec<Outlet>,
+    /// Where the next item begins to look, so that the pullers take turns.
+    next: usize,
+}
+
+struct Outlet {
+    pipe: Arc<Pipe>,
+    credit: u64,
+}
+
+impl Outlets {
+    /// The roots of the queues pushed to, for the reconciler that decides whom to dial.
+    pub(crate) fn roots(&self) -> Vec<String> {
+        let ours = self.queues.iter().filter(|entry| entry.ours.load(Ordering::Relaxed));
+        ours.map(|entry| root(entry.key()).to_owned()).collect()
+    }
+
+    /// The queue to push to, if it is known, and whether this is the first push to it. It is marked while the table
+    /// is locked, so that `forget` cannot remove it in between.
+    fn known(&self, name: &str) -> Option<(Arc<Queue>, bool)> {
+        let queue = self.queues.get(name)?;
+        // Mostly read: all pushers share the mark.
+        let new = !queue.ours.load(Ordering::Relaxed) && !queue.ours.swap(true, Ordering::Relaxed);
+        Some((queue.clone(), new))
+    }
+
+    fn queue(&self, name: &str) -> (Arc<Queue>, bool) {
+        let queue = self.queues.entry(name.to_owned()).or_default();
+        let new = !queue.ours.swap(true, Ordering::Relaxed);
+        (queue.clone(), new)
+    }
+
+    /// What pullers say: credit, hello, goaway.
+    pub(crate) fn deliver(
+        &self,
+        shared: &Arc<Shared>,
+        link: &Arc<PeerLink>,
+        pipe: &Arc<Pipe>,
+        received: &mut Received,
+    ) -> Flow {
+        received.commands.clear();
+        for message in received.messages.drain(..) {
+            let parts = match wire::parse(&message) {
+                Ok(parts) => parts,
+                Err(reason) => return Flow::Close(reason),
+            };
+            match parts.header.as_ref().map(|header| header.kind) {
+                Some(Kind::Credit) => match envelope::decode_body::<CreditBody>(parts.body) {
+                    Ok(CreditBody(credit)) => self.grant(parts.subject, pipe, credit),
+                    Err(error) => return Flow::Close(error.to_string()),
+                },
+                Some(Kind::Hello | Kind::Manifest) => shared.heard(link, parts.body),
+                // This puller no longer pulls the queue.
+                Some(Kind::Cancel) => self.withdrawn(parts.subject, pipe),
+                Some(Kind::Goaway) => {
+                    self.lost(pipe);
+                    // Behind the items that are queued: the puller takes nothing more after it.
+                    wire::last(pipe, Envelope::None, own::GOAWAY, Header::new(Kind::Goaway, 0), &());
+                }
+                _ => {}
+            }
+        }
+        Flow::Continue
+    }
+
+    fn grant(&self, name: &str, pipe: &Arc<Pipe>, credit: u32) {
+        // Credit for a queue that we don't push to is no use yet, but may be soon. A puller names only queues
+        // it pulls; the connection's cap on a peer's queues bounds the table.
+        const QUEUES: usize = 65_536;
+        if self.queues.len() >= QUEUES && !self.queues.contains_key(name) {
+            return;
+        }
+        let queue = self.queues.entry(name.to_owned()).or_default();
+        {
+            let mut pullers = lock(&queue.state);
+            match pullers.outlets.iter_mut().find(|outlet| outlet.pipe.id() == pipe.id()) {
+                Some(outlet) => outlet.credit = outlet.credit.saturating_add(u64::from(credit)),
+                None => pullers.outlets.push(Outlet { pipe: pipe.clone(), credit: u64::from(credit) }),
+            }
+        }
+        queue.changed.notify_waiters();
+    }
+
+    fn withdrawn(&self, name: &str, pipe: &Pipe) {
+        self.queues.remove_if(name, |_, queue| !queue.forget(pipe));
+    }
+
+    /// The puller behind this connection takes nothing more.
+    pub(crate) fn lost(&self, pipe: &Pipe) {
+        self.queues.retain(|_, queue| queue.forget(pipe));
+    }
+
+    /// A connection that was full has room: whoever waits with credit left may go on.
+    pub(crate) fn writable(&self, pipe: &Pipe) {
+        for queue in &self.queues {
+            if lock(&queue.state).outlets.iter().any(|outlet| outlet.pipe.id() == pipe.id()) {
+                queue.changed.notify_waiters();
+            }
+        }
+    }
+}
+
+/// Whether an item found a puller.
+enum Offered {
+    Taken,
+    /// Pullers there are, but none with credit and room.
+    Full,
+    Nobody,
+}
+
+impl Queue {
+    /// `false`: the queue is of no use any more.
+    fn forget(&self, pipe: &Pipe) -> bool {
+        let mut pullers = lock(&self.state);
+        pullers.outlets.retain(|outlet| outlet.pipe.id() != pipe.id());
+        let useful = !pullers.outlets.is_empty() || self.ours.load(Ordering::Relaxed);
+        drop(pullers);
+        self.changed.notify_waiters();
+        useful
+    }
+
+    fn offer(&self, item: &Outgoing<'_>) -> Offered {
+        let mut pullers = lock(&self.state);
+        let count = pullers.outlets.len();
+        for _ in 0..count {
+            pullers.next = (pullers.next + 1) % count;
+            let next = pullers.next;
+            let Some(outlet) = pullers.outlets.get_mut(next) else { break };
+            if outlet.credit > 0 && matches!(outlet.pipe.try_put(item), Put::Queued) {
+                metrics::counter!("ripstop_work_pushed_total").increment(1);
+                outlet.credit -= 1;
+                return Offered::Taken;
+            }
+        }
+        if count == 0 { Offered::Nobody } else { Offered::Full }
+    }
+}
+
+/// A work item being pushed by [`Node::push`]. Await it to push.
+#[must_use = "nothing is pushed until this is awaited"]
+pub struct Push<'a, T: ?Sized> {
+    node: Node,
+    queue: &'a str,
+    item: &'a T,
+    timeout: Option<Duration>,
+}
+
+impl<'a, T: Serialize + Sync + ?Sized> Push<'a, T> {
+    pub(crate) fn new(node: &Node, queue: &'a str, item: &'a T) -> Self {
+        Self { node: node.clone(), queue, item, timeout: None }
+    }
+
+    /// How long to wait for a puller with room. Default: `timeouts.call`, 10 s.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.push("emails", "hello").timeout(std::time::Duration::from_secs(1)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// What the first try left.
+enum First {
+    Done(Result<Fate, PushError>),
+    Wait { queue: Arc<Queue>, body: Bytes },
+}
+
+impl<'a, T: Serialize + Sync + ?Sized> IntoFuture for Push<'a, T> {
+    type Output = Result<Fate, PushError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self { node, queue: name, item, timeout } = self;
+            let shared = node.shared();
+            match first(shared, name, item) {
+                First::Done(result) => result,
+                First::Wait { queue, body } => {
+                    wait(shared, name, &queue, &body, timeout.unwrap_or(shared.options.call_timeout)).await
+                }
+            }
+        })
+    }
+}
+
+/// The usual way: a puller with credit is there, nothing is copied but into its connection's batch.
+fn first<T: Serialize + ?Sized>(shared: &Arc<Shared>, name: &str, item: &T) -> First {
+    if shared.is_closed() {
+        return First::Done(Err(PushError::Draining));
+    }
+    let (queue, new) = match shared.outlets.known(name) {
+        Some(known) => known,
+        None => match check_subject(name) {
+            Ok(()) => shared.outlets.queue(name),
+            Err(error) => return First::Done(Err(error.into())),
+        },
+    };
+    if new || lock(&queue.state).outlets.is_empty() {
+        shared.reconcile();
+    }
+    let limit = shared.options.max_message;
+    let put = |body: Frame<'_>| {
+        let size = body.as_slice().len();
+        if size > limit {
+            return First::Done(Err(PushError::TooLarge { queue: name.into(), size, limit }));
+        }
+        match queue.offer(&outgoing(name, body)) {
+            Offered::Taken => First::Done(Ok(Fate::Queued)),
+            _ => First::Wait { queue: queue.clone(), body: body.to_bytes() },
+        }
+    };
+    wire::encoded(item, put).unwrap_or_else(|error: EncodeError| First::Done(Err(error.into())))
+}
+
+/// Kind 4 with every default, encoded once for all.
+static WORK_HEADER: std::sync::LazyLock<Vec<u8>> =
+    std::sync::LazyLock::new(|| wire::header(&Header::new(Kind::Work, 0)));
+
+fn outgoing<'a>(name: &'a str, body: Frame<'a>) -> Outgoing<'a> {
+    Outgoing { envelope: Envelope::None, subject: name, header: &WORK_HEADER, body }
+}
+
+/// Waits for a puller, for credit, or for room.
+async fn wait(
+    shared: &Arc<Shared>,
+    name: &str,
+    queue: &Queue,
+    body: &Bytes,
+    timeout: Duration,
+) -> Result<Fate, PushError> {
+    let deadline = deadline(timeout);
+    let item = outgoing(name, Frame::Shared(body));
+    loop {
+        let changed = queue.changed.notified();
+        tokio::pin!(changed);
+        // Registered before the try, so that credit that comes in between is not missed.
+        changed.as_mut().enable();
+        let offered = queue.offer(&item);
+        if matches!(offered, Offered::Taken) {
+            return Ok(Fate::Queued);
+        }
+        let closed = shared.closed();
+        tokio::select! {
+            in_time = timeout_at(deadline, changed) => if in_time.is_err() {
+                let (queue, after) = (name.to_owned(), timeout);
+                return Err(match offered {
+                    Offered::Nobody => {
+                        let nearest = shared.directory.nearest(root(name)).filter(|nearest| nearest != root(name));
+                        PushError::NoPuller { queue, after, nearest }
+                    }
+                    _ => PushError::Full { queue, after },
+                });
+            },
+            () = closed => return Err(PushError::Draining),
+        }
+    }
+}
+
+show!([T: ?Sized] Push<'_, T>, "Push", this, { queue: this.queue, timeout: this.timeout });

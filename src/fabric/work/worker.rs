@@ -1,0 +1,146 @@
+//! A handler over a pull: `node.work("emails", handler)`.
+
+use std::{
+    future::{Future, IntoFuture, poll_fn},
+    pin::Pin,
+    sync::Arc,
+};
+
+use serde::de::DeserializeOwned;
+use tokio::{sync::Semaphore, task::AbortHandle};
+use tracing::Instrument;
+
+use crate::fabric::{
+    Node,
+    calls::server::caught,
+    context::{Context, PeerName},
+    error::{HandlerError, SubscribeError},
+    work::pull::{Pull, PullBuilder},
+};
+
+/// The default of [`Work::concurrency`].
+const CONCURRENCY: usize = 8;
+
+type Run = Box<
+    dyn FnOnce(Node, String, usize) -> Pin<Box<dyn Future<Output = Result<Worker, SubscribeError>> + Send>>
+        + Send,
+>;
+
+/// A worker being prepared by [`Node::work`]. Await it to begin.
+#[must_use = "nothing is worked on until this is awaited"]
+pub struct Work {
+    node: Node,
+    queue: String,
+    concurrency: usize,
+    run: Run,
+}
+
+impl Work {
+    pub(crate) fn new<T, F, Fut>(node: &Node, queue: &str, handler: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(T, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        let run: Run = Box::new(move |node, queue, concurrency| {
+            Box::pin(async move {
+                // Twice what is being worked on, so that no handler waits for the wire.
+                let prefetch = u32::try_from(concurrency * 2).unwrap_or(u32::MAX);
+                let pull = PullBuilder::<T>::new(&node, &queue).prefetch(prefetch).await?;
+                let task = node.shared().spawn(work(pull, Arc::new(handler), concurrency));
+                Ok(Worker { task })
+            })
+        });
+        Self { node: node.clone(), queue: queue.to_owned(), concurrency: CONCURRENCY, run }
+    }
+
+    /// How many items are worked on at once. Default 8.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.work("films", |film: String, _| async move { println!("{film}"); Ok(()) }).concurrency(2).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn concurrency(mut self, items: usize) -> Self {
+        self.concurrency = items.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+}
+
+impl IntoFuture for Work {
+    type Output = Result<Worker, SubscribeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        (self.run)(self.node, self.queue, self.concurrency)
+    }
+}
+
+/// A worker at work. Dropping this changes nothing; [`Worker::stop`] ends it, and so does a drain. Until then the worker
+/// keeps the node alive, as a pull does.
+pub struct Worker {
+    task: AbortHandle,
+}
+
+impl Worker {
+    /// Takes no further items; handlers under way are finished.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.work("emails", |_: String, _| async { Ok(()) }).await?.stop();
+    /// # Ok(()) }
+    /// ```
+    pub fn stop(self) {
+        self.task.abort();
+    }
+}
+
+async fn work<T, F, Fut>(pull: Pull<T>, handler: Arc<F>, concurrency: usize)
+where
+    T: DeserializeOwned + Send + 'static,
+    F: Fn(T, Context) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(concurrency));
+    loop {
+        // The place comes first: an item that is taken is worked on at once. The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let shared = pull.node().shared();
+        let Some(item) = poll_fn(|cx| pull.poll_recv(cx)).await else { return };
+        let delivery = match item {
+            Ok(delivery) => delivery,
+            Err(error) => {
+                metrics::counter!("ripstop_work_failed_total", "reason" => "decode").increment(1);
+                tracing::warn!(%error, "an item was dropped");
+                continue;
+            }
+        };
+        let working = shared.methods.busy.begin();
+        let peer = PeerName { service: delivery.from.as_deref().map(Arc::from), ..PeerName::default() };
+        let context = Context::new(shared, delivery.queue.as_str().into(), None, peer);
+        let handler = handler.clone();
+        let span = tracing::debug_span!(
+            "work", node = %shared.id, service = %shared.service, subject = %delivery.queue, peer = delivery.from,
+        );
+        let task = async move {
+            let _held = (working, place);
+            let queue = delivery.queue;
+            match caught(async { handler(delivery.body, context).await }).await {
+                Ok(Ok(())) => metrics::counter!("ripstop_work_done_total").increment(1),
+                Ok(Err(error)) => {
+                    metrics::counter!("ripstop_work_failed_total", "reason" => "handler").increment(1);
+                    tracing::warn!(%queue, error = error.message(), "a handler failed; its item is dropped");
+                }
+                Err(panic) => {
+                    metrics::counter!("ripstop_work_failed_total", "reason" => "panic").increment(1);
+                    tracing::error!(%queue, %panic, "a handler panicked; its item is dropped");
+                }
+            }
+        };
+        shared.spawn(task.instrument(span));
+    }
+}
+
+show!([] Work, "Work", this, { queue: this.queue, concurrency: this.concurrency });
+
+show!([] Worker, "Worker", this, { stopped: this.task.is_finished() });

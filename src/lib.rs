@@ -1,0 +1,63 @@
+//! Ripstop: services find each other and talk directly.
+//!
+//! Ripstop cloth is woven so that one torn thread does not run. A service adds this crate, names itself, and from then
+//! on calls other services by name, publishes events and pushes work, straight to its peers: there is no broker, no
+//! sidecar and no required server.
+//!
+//! ```no_run
+//! use ripstop::Node;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)] struct Ask { qty: u64 }
+//! #[derive(Serialize, Deserialize)] struct Quote { cents: u64 }
+//!
+//! #[tokio::main]
+//! async fn main() -> ripstop::Result<()> {
+//!     let node = Node::start("pricing").await?;            // ripstop.toml and environment, if there
+//!     node.serve("pricing.quote", |ask: Ask, _ctx| async move {
+//!         Ok(Quote { cents: 250 * ask.qty })
+//!     }).await?;
+//!     let quote: Quote = node.call("pricing.quote", &Ask { qty: 3 }).await?;   // this instance or another
+//!     println!("{}", quote.cents);
+//!     node.run().await                                     // until SIGTERM or SIGINT, then drain
+//! }
+//! ```
+//!
+//! # Features
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `cli` | yes | the command line `ripstop` |
+//! | `mdns` | yes | discovery on a local network by multicast DNS |
+//! | `zeromq` | no | module `interop`: for services written on the `zeromq` crate |
+//!
+//! # Map
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`fabric`] | [`Node`]: typed calls, events and work between named services |
+//! | [`discovery`] | who is there: sources, adverts, the directory |
+//! | [`config`] | `ripstop.toml` and the environment |
+//! | [`envelope`] | what a message says: header, body, subjects |
+//! | [`socket`] | ZeroMQ-style sockets, for their own sake |
+//! | [`zmtp`] | the protocol, pure: bytes and time in, messages out |
+//! | [`message`], [`endpoint`] | one message; one address |
+
+pub mod code;
+pub mod config;
+pub mod discovery;
+pub mod endpoint;
+pub mod envelope;
+mod error;
+pub mod fabric;
+#[cfg(feature = "zeromq")]
+pub mod interop;
+pub mod message;
+pub mod socket;
+mod sync;
+mod transport;
+pub mod zmtp;
+
+pub use code::{Code, Fault};
+pub use endpoint::Endpoint;
+pub use error::{Error, Result};
+pub use fabric::{Context, HandlerError, Node};
+pub use message::Message;
