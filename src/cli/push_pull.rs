@@ -1,0 +1,128 @@
+//! `ripstop push` and `ripstop pull`.
+
+use ripstop::fabric::Fate;
+use serde_json::json;
+
+use crate::{
+    args::{Common, PullArgs, PushArgs},
+    body::Body,
+    exit::{Exit, Failure},
+    input::Input,
+    join::{self, Joined},
+    output::{Output, remark},
+    stop::stop,
+};
+
+pub(crate) async fn push(common: &Common, args: PushArgs, mut out: Output) -> Result<(), Failure> {
+    let mut input = Input::new(&args.words, &format!("ripstop push {}", args.queue))?;
+    let joined = join::join(common, None, &args.queue).await?;
+    let mut pushed = 0;
+    let done = items(&joined, common, &args.queue, &mut input, &mut pushed).await;
+    joined.leave().await;
+    if out.json {
+        out.value(&json!({"pushed": pushed}))?;
+    } else if pushed > 0 || done.is_ok() {
+        out.line(format!("pushed {pushed}"))?;
+    }
+    out.flush()?;
+    done.map_err(|failure| joined.explain(failure))
+}
+
+async fn items(
+    joined: &Joined,
+    common: &Common,
+    queue: &str,
+    input: &mut Input,
+    pushed: &mut u64,
+) -> Result<(), Failure> {
+    while let Some(item) = input.next().await {
+        let item = item?;
+        let mut push = joined.node.push::<Body>(queue, &item);
+        if let Some(timeout) = common.timeout {
+            push = push.timeout(timeout);
+        }
+        if let Fate::Dropped(why) = push.await? {
+            return Err(Failure::failed(format!("an item for {queue} was dropped: {why}")));
+        }
+        *pushed += 1;
+    }
+    Ok(())
+}
+
+pub(crate) async fn pull(common: &Common, args: PullArgs, mut out: Output) -> Result<(), Failure> {
+    let joined = join::join(common, None, &args.queue).await?;
+    let done = print_items(&joined, common, &args, &mut out).await;
+    joined.leave().await;
+    done.map_err(|failure| joined.explain(failure))
+}
+
+async fn print_items(
+    joined: &Joined,
+    common: &Common,
+    args: &PullArgs,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let mut pull = joined.node.pull::<Body>(&args.queue);
+    if args.count.is_some() {
+        // What is fetched ahead and not printed would be lost to the other pullers.
+        pull = pull.prefetch(1);
+    }
+    let mut items = pull.await?;
+    let mut left = args.count.unwrap_or(u64::MAX);
+    let stop = stop();
+    tokio::pin!(stop);
+    let end = join::deadline(common.timeout);
+    tokio::pin!(end);
+    let mut unflushed = false;
+    let mut in_time = true;
+    let mut ending = None;
+    while left > 0 {
+        let item = tokio::select! {
+            biased;
+            () = &mut stop, if ending.is_none() => {
+                ending = Some(leave(joined));
+                continue;
+            }
+            () = &mut end, if ending.is_none() => {
+                in_time = false;
+                ending = Some(leave(joined));
+                continue;
+            }
+            item = items.recv() => item,
+            // Nothing more is there now.
+            () = std::future::ready(()), if unflushed => {
+                out.flush()?;
+                unflushed = false;
+                continue;
+            }
+        };
+        match item {
+            None => break,
+            Some(Err(error)) => remark(format!("warning: {error}")),
+            Some(Ok(item)) => {
+                if out.json {
+                    out.value(&json!({"queue": item.queue, "from": item.from, "body": item.body}))?;
+                } else {
+                    out.value(&item.body)?;
+                }
+                unflushed = true;
+                left -= 1;
+            }
+        }
+    }
+    out.flush()?;
+    match args.count {
+        Some(count) if !in_time && left > 0 => {
+            let seen = count - left;
+            let message = format!("{seen} of {count} items from {} in the time given", args.queue);
+            Err(Failure::new(Exit::Deadline, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes nothing new; what was fetched ahead is still printed, and then the items end.
+fn leave(joined: &Joined) -> tokio::task::JoinHandle<()> {
+    let node = joined.node.clone();
+    tokio::spawn(async move { node.drain().await })
+}
