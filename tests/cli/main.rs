@@ -1,0 +1,9 @@
+//! The `ripstop` program, as a user runs it: real processes, real pipes.
+
+#![allow(clippy::unwrap_used)] // in tests a panic is the report; clippy.toml allows it within test functions only
+
+mod demo;
+mod fabric;
+mod run;
+mod socket;
+mod usage;

@@ -1,0 +1,11 @@
+//! The fabric over real TCP: nodes of one process that find each other through the source `memory`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // the helpers too are tests
+
+mod calls;
+mod common;
+mod drain;
+mod events;
+mod foreign;
+mod peers;
+mod work;
