@@ -93,10 +93,16 @@ impl Req {
                 while let Some((message, from)) = taker.pop(|from| (from.message, from.pipe.id())) {
                     if let Some(reply) = reply(message, id).filter(|_| from == pipe) {
                         *waiting = None;
+                        asked.lost.store(false, Ordering::Release);
                         return Some(Ok(reply));
                     }
                     metrics::counter!("ripstop_socket_messages_dropped_total", "reason" => "late-reply")
                         .increment(1);
+                }
+                // Only now: a peer that answers and leaves has answered.
+                if asked.lost.load(Ordering::Acquire) {
+                    *waiting = None;
+                    return Some(Err(RecvError::PeerLost));
                 }
                 shared.is_closed().then_some(Err(RecvError::Closed))
             })

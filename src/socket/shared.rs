@@ -592,12 +592,12 @@ impl Core for Shared {
         if !kept {
             self.inbound.left(pipe);
         }
-        let mut asked = lock(&self.asked.pipe);
-        // A request that is still queued goes out on the next connection.
+        let asked = lock(&self.asked.pipe);
+        // A request that is still queued goes out on the next connection. The reply may have come and not been taken yet,
+        // so that whoever receives looks for it before it calls the peer lost.
         if *asked == Some(pipe.id()) && (!kept || pipe.queued().0 == 0) {
-            *asked = None;
-            drop(asked);
             self.asked.lost.store(true, Ordering::Release);
+            drop(asked);
             self.inbound.wake_all();
         }
     }

@@ -67,6 +67,22 @@ async fn peer_lost(transport: Transport) {
     assert_eq!(req.recv().await.unwrap(), "answer".into());
 }
 
+/// A peer that answers and leaves has answered, even if the answer is taken only after it left.
+async fn answered_and_left(transport: Transport) {
+    let rep = Rep::new();
+    let endpoint = rep.bind(transport.free()).await.unwrap();
+    let req = Req::with_options(quick());
+    req.connect(&endpoint).unwrap();
+    let mut seen = req.monitor();
+    req.send("ask").await.unwrap();
+    rep.recv().await.unwrap();
+    rep.send("answer").await.unwrap();
+    rep.close().await;
+    awaits!(seen, Event::Disconnected { .. });
+    assert_eq!(req.recv().await.unwrap(), "answer".into());
+    assert!(matches!(req.recv().await, Err(RecvError::State(_))));
+}
+
 /// Requests of several peers, answered in the order they are taken, each to its asker; order of calls is checked.
 async fn rep_keeps_order(transport: Transport) {
     let rep = Rep::new();
@@ -117,4 +133,11 @@ async fn rep_survives(transport: Transport) {
     assert_eq!(dealer.recv().await.unwrap().frame(1), Some(&b"answer"[..]));
 }
 
-on_every_transport!(late_reply, without_correlation, peer_lost, rep_keeps_order, rep_survives);
+on_every_transport!(
+    late_reply,
+    without_correlation,
+    peer_lost,
+    answered_and_left,
+    rep_keeps_order,
+    rep_survives
+);
