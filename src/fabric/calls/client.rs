@@ -109,7 +109,12 @@ impl<R: DeserializeOwned> Call<R> {
         let wanted = deadline(given);
         let deadline = current_deadline().map_or(wanted, |inherited| inherited.min(wanted));
         let attempt = Attempt { shared, subject: &self.subject, request, deadline, instance: self.instance };
-        let late = |_| CallError::Deadline { subject: self.subject.clone(), after: given };
+        // Inside a handler there may have been less time than was asked for.
+        let after = match deadline < wanted {
+            true => millis(deadline.saturating_duration_since(Instant::now())),
+            false => given,
+        };
+        let late = |_| CallError::Deadline { subject: self.subject.clone(), after };
         let span = tracing::debug_span!("call", node = %shared.id, service = %shared.service, subject = %self.subject);
         let result = timeout_at(deadline, attempt.run()).instrument(span).await.map_err(late).flatten();
         let outcome = if result.is_ok() { "ok" } else { "error" };
@@ -327,7 +332,7 @@ impl Attempt<'_> {
         match error.code.as_str() {
             "RS0412" => CallError::NoSuchMethod { subject, instance: link.name() },
             "RS0413" => CallError::BadRequest { subject, reason: error.message },
-            "RS0415" => CallError::Deadline { subject, after: left },
+            "RS0415" => CallError::Deadline { subject, after: millis(left) },
             "RS0417" => CallError::TooLarge {
                 subject,
                 size: self.request.len(),
@@ -343,6 +348,11 @@ impl Attempt<'_> {
             }
         }
     }
+}
+
+/// Whole milliseconds, for people.
+fn millis(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Asks one instance whether it is there, and what it says of itself.
