@@ -50,14 +50,15 @@ async fn events(
             }
         })?;
     }
-    let (mut published, mut dropped) = (0u64, Vec::new());
+    let (mut published, mut dropped, mut subscribers) = (0u64, Vec::new(), 0);
     while let Some(event) = input.next().await {
+        // Before it is sent: who has what it came for may leave at once.
+        subscribers = subscribers.max(publisher.subscribers());
         match publisher.publish(&event?).await? {
             Fate::Dropped(why) => dropped.push(why.to_string()),
             _ => published += 1,
         }
     }
-    let subscribers = publisher.subscribers();
     if out.json {
         out.value(&json!({"published": published, "dropped": dropped.len(), "subscribers": subscribers}))?;
     } else {
