@@ -42,14 +42,15 @@ async fn drops_new(transport: Transport) {
         assert_eq!(number(&good).await, n);
     }
     publisher.close().await;
-    let mut last = 0;
+    let (mut got, mut last) = (1, 0);
     assert_eq!(number(&slow).await, 0);
     while let Ok(Ok(message)) = tokio::time::timeout(Duration::from_millis(300), slow.recv()).await {
         let n = u32::from_be_bytes(message.frame(0).unwrap().try_into().unwrap());
         assert!(n > last);
-        last = n;
+        (got, last) = (got + 1, n);
     }
-    assert!(last < 400, "{last}");
+    // Not which: the kernel's buffers may find room for one near the end, too.
+    assert!(got < 400, "{got}, the last of them {last}");
 }
 
 /// The oldest are dropped: the last always arrives.
