@@ -9,7 +9,7 @@ use std::time::Duration;
 use ::config as layers;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigError, Loaded, PeerConfig, listen};
+use super::{Config, ConfigError, Limits, Loaded, PeerConfig, listen};
 use crate::endpoint::Endpoint;
 
 const PREFIX: &str = "RIPSTOP_";
@@ -19,6 +19,8 @@ const NOT_KEYS: [&str; 3] = ["RIPSTOP_CONFIG", "RIPSTOP_LOG", "RIPSTOP_RUNTIME_D
 const FILE: &str = "ripstop.toml";
 /// The longest name, and the longest metadata key or value, in bytes.
 const MAX_TEXT: usize = 255;
+/// What our own nodes need for their handshake, with names of any length.
+const MIN_HANDSHAKE: usize = 2048;
 
 pub(super) fn load(
     path: Option<&Path>,
@@ -104,11 +106,34 @@ pub(super) fn check(config: &Config, place: impl Fn(&str) -> String) -> Result<(
         ("queue_messages", limits.queue_messages),
         ("queue_bytes", limits.queue_bytes),
         ("connections", limits.connections),
+        ("connections_per_address", limits.connections_per_address),
+        ("handshakes", limits.handshakes),
+        ("handshakes_per_address", limits.handshakes_per_address),
+        ("handshake_rate", limits.handshake_rate as usize),
+        ("frames", limits.frames),
+        ("subscriptions", limits.subscriptions),
+        ("subscription_length", limits.subscription_length),
+        ("subscription_bytes", limits.subscription_bytes),
+        ("depth", limits.depth),
+        ("elements", limits.elements),
         ("in_flight", limits.in_flight),
     ] {
         if value == 0 {
             return Err(wrong(&format!("limits.{key}"), "0 lets nothing through: write at least 1".into()));
         }
+    }
+    let deepest = Limits::default().depth;
+    if limits.depth > deepest {
+        return Err(wrong("limits.depth", format!("nobody sends deeper: write at most {deepest}")));
+    }
+    if limits.handshake_bytes < MIN_HANDSHAKE {
+        let reason = format!("no handshake fits: write at least {MIN_HANDSHAKE}");
+        return Err(wrong("limits.handshake_bytes", reason));
+    }
+    if limits.peer_memory < limits.max_message {
+        let reason = "one message would not fit: write at least as much as max_message, and better the sum of \
+                      max_message, twice queue_bytes and subscription_bytes";
+        return Err(wrong("limits.peer_memory", reason.into()));
     }
     let timeouts = &config.timeouts;
     for (key, value) in [

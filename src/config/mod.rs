@@ -161,8 +161,37 @@ pub struct Limits {
     /// High-water mark per peer, in bytes; whichever mark is reached first counts. Default: 16 MiB.
     #[serde(deserialize_with = "values::size")]
     pub queue_bytes: usize,
-    /// Connections a listener holds at most. Default: 4,096.
+    /// Connections that come in, handshakes included, at all listeners together; one more is closed. Default: 4,096.
     pub connections: usize,
+    /// The same from one IP address, or one /64 of IPv6. Default: 1,024.
+    pub connections_per_address: usize,
+    /// Handshakes under way at one listener; one more gives up the oldest. Default: 256.
+    pub handshakes: usize,
+    /// The same from one address. Default: 128.
+    pub handshakes_per_address: usize,
+    /// New connections a second from one address; more are closed at once. Default: 500.
+    pub handshake_rate: u32,
+    /// Longest frame of a handshake, in bytes. Default: 64 KiB.
+    #[serde(deserialize_with = "values::size")]
+    pub handshake_bytes: usize,
+    /// Frames of one message. Default: 1,024.
+    pub frames: usize,
+    /// Subscriptions of one peer. Default: 4,096.
+    pub subscriptions: usize,
+    /// Longest subscription, in bytes. Default: 1 KiB.
+    #[serde(deserialize_with = "values::size")]
+    pub subscription_length: usize,
+    /// Bytes of one peer's subscriptions together. Default: 4 MiB.
+    #[serde(deserialize_with = "values::size")]
+    pub subscription_bytes: usize,
+    /// All that one connection may make the node hold, in bytes: queued for it, received and not taken, begun, and
+    /// subscribed. Default: 64 MiB.
+    #[serde(deserialize_with = "values::size")]
+    pub peer_memory: usize,
+    /// Arrays and maps nested in each other in a received body. Default: 64, which is also the most.
+    pub depth: usize,
+    /// Values in a received body, map keys included. Default: 16,777,216. Decoded, one can take 32 bytes and more.
+    pub elements: usize,
     /// Calls in flight per service, and handlers at work per method. Default: 256.
     pub in_flight: usize,
 }
@@ -174,6 +203,18 @@ impl Default for Limits {
             queue_messages: 65_536,
             queue_bytes: 16 << 20,
             connections: 4096,
+            connections_per_address: 1024,
+            handshakes: 256,
+            handshakes_per_address: 128,
+            handshake_rate: 500,
+            handshake_bytes: 64 << 10,
+            frames: 1024,
+            subscriptions: 4096,
+            subscription_length: 1024,
+            subscription_bytes: 4 << 20,
+            peer_memory: 64 << 20,
+            depth: 64,
+            elements: 16 << 20,
             in_flight: 256,
         }
     }

@@ -72,7 +72,22 @@ pub fn encode_body<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Resul
 /// # Ok::<(), ripstop::envelope::DecodeError>(())
 /// ```
 pub fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    check(bytes, Limits::default())?;
+    decode_body_within(bytes, Limits::default())
+}
+
+/// The same within limits of one's own. A value that is nested deeper than the default allows is also sent by nobody.
+///
+/// # Errors
+/// As for [`decode_body`].
+///
+/// ```
+/// use ripstop::envelope::{DecodeReason, Limits, decode_body_within};
+///
+/// let error = decode_body_within::<Vec<u8>>(&[0x92, 1, 2], Limits { elements: 2, ..Limits::default() }).unwrap_err();
+/// assert_eq!(error.reason, DecodeReason::TooMany { limit: 2 });
+/// ```
+pub fn decode_body_within<T: DeserializeOwned>(bytes: &[u8], limits: Limits) -> Result<T, DecodeError> {
+    check(bytes, limits)?;
     let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes).with_human_readable();
     T::deserialize(&mut decoder).map_err(|error| explain::<T>(bytes, &error))
 }

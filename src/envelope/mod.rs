@@ -22,7 +22,7 @@ mod subject;
 mod tests;
 
 pub use bodies::{CreditBody, ErrorBody, GapBody, HelloBody, ManifestBody, Verdict};
-pub use body::{NIL, decode_body, encode_body};
+pub use body::{NIL, decode_body, decode_body_within, encode_body};
 pub use error::{DecodeError, DecodeReason, EncodeError, SubjectError, SubjectProblem};
 pub use header::{Fields, Header, Kind, MAX_HEADER, Rare, VERSION};
 pub use limits::{Limits, check};

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Loaded, PeerConfig, advertised},
     discovery::{Directory, Local, Source, Static, StaticFile},
     endpoint::Endpoint,
-    envelope::check_subject,
+    envelope::{self, check_subject},
     fabric::{
         Node,
         calls::server::{CallsCore, Methods},
@@ -34,7 +34,13 @@ use crate::{
             push::Outlets,
         },
     },
-    socket::{core::LinkOptions, listen::listen, monitor::Reporter},
+    socket::{
+        core::LinkOptions,
+        gate::{self, Gate},
+        listen::listen,
+        monitor::Reporter,
+        subscriptions::Caps,
+    },
     sync::lock,
     zmtp::{Heartbeat, Limits},
 };
@@ -255,13 +261,18 @@ impl NodeBuilder {
             foreign: Arc::new(PullsCore { pulls: shared.pulls.clone(), credited: false }),
         });
         for endpoint in wanted {
-            let listening =
-                listen(endpoint.clone(), shared.options.link.clone(), hub.clone(), shared.monitor.clone())
-                    .await
-                    .map_err(|error| StartError::Listen {
-                        endpoint: endpoint.to_string(),
-                        reason: error.to_string(),
-                    })?;
+            let listening = listen(
+                endpoint.clone(),
+                shared.options.link.clone(),
+                shared.gate.clone(),
+                hub.clone(),
+                shared.monitor.clone(),
+            )
+            .await
+            .map_err(|error| StartError::Listen {
+                endpoint: endpoint.to_string(),
+                reason: error.to_string(),
+            })?;
             lock(&shared.listeners).push(listening);
         }
         let bound: Vec<Endpoint> = lock(&shared.listeners).iter().map(|l| l.endpoint().clone()).collect();
@@ -282,12 +293,22 @@ impl NodeBuilder {
         let link = LinkOptions {
             limits: Limits {
                 max_message: limits.max_message,
+                max_frames: limits.frames,
+                max_unauthenticated_frame: limits.handshake_bytes,
                 handshake: timeouts.handshake,
                 ..Limits::default()
             },
             heartbeat: Some(Heartbeat { interval: timeouts.heartbeat, timeout: timeouts.dead_after }),
             hwm_messages: limits.queue_messages,
             hwm_bytes: limits.queue_bytes,
+            memory: limits.peer_memory,
+        };
+        let gate = gate::Caps {
+            connections: limits.connections,
+            connections_per_address: limits.connections_per_address,
+            handshakes: limits.handshakes,
+            handshakes_per_address: limits.handshakes_per_address,
+            rate: limits.handshake_rate,
         };
         Arc::new_cyclic(|me| Shared {
             id,
@@ -306,7 +327,12 @@ impl NodeBuilder {
                 queue_messages: limits.queue_messages,
                 queue_bytes: limits.queue_bytes,
                 max_message: limits.max_message,
-                connections: limits.connections,
+                subscriptions: Caps {
+                    count: limits.subscriptions,
+                    length: limits.subscription_length,
+                    bytes: limits.subscription_bytes,
+                },
+                body: envelope::Limits { depth: limits.depth, elements: limits.elements },
                 in_flight: limits.in_flight,
                 link,
             },
@@ -318,6 +344,7 @@ impl NodeBuilder {
             outlets: Outlets::default(),
             pulls: Arc::new(Pulls::new(me.clone())),
             monitor: Reporter::default(),
+            gate: Gate::new(gate),
             listeners: Mutex::default(),
             endpoints: Mutex::default(),
             accepted: Mutex::new(HashMap::new()),

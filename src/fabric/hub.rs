@@ -16,7 +16,6 @@ use crate::{
         core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
         pipe::Pipe,
     },
-    sync::lock,
     zmtp::{Peer, Received, SocketType},
 };
 
@@ -59,29 +58,24 @@ fn place(lane: Option<&[u8]>, theirs: SocketType) -> Result<(Place, SocketType),
 
 impl Core for Hub {
     fn admit(&self, peer: &Peer, from: &Origin) -> Result<Admission, Refusal> {
-        let refuse = |reason: String, last: bool| {
+        let refuse = |label: &'static str, reason: String, last: bool| {
             tracing::debug!(remote = from.remote(), %reason, "refused");
-            metrics::counter!("ripstop_connections_refused_total").increment(1);
+            metrics::counter!("ripstop_connections_refused_total", "reason" => label).increment(1);
             Refusal { reason, last }
         };
-        let shared = self.shared.upgrade().ok_or_else(|| refuse("the node is gone".into(), false))?;
+        let shared = self.shared.upgrade().ok_or_else(|| refuse("gone", "the node is gone".into(), false))?;
         if shared.is_draining() {
-            return Err(refuse("the node is shutting down".into(), false));
-        }
-        if lock(&shared.accepted).len() >= shared.options.connections {
-            return Err(refuse(
-                format!("over {} connections (limits.connections)", shared.options.connections),
-                false,
-            ));
+            return Err(refuse("draining", "the node is shutting down".into(), false));
         }
         if let Some(fabric) = peer.property(property::FABRIC)
             && fabric != shared.fabric.as_bytes()
         {
             // Not final: the address may belong to the right fabric's node in a moment.
-            return Err(refuse(format!("this is fabric {}", shared.fabric), false));
+            return Err(refuse("fabric", format!("this is fabric {}", shared.fabric), false));
         }
         let lane = peer.property(property::LANE).map(|lane| &lane[..]);
-        let (place, ours) = place(lane, peer.socket_type).map_err(|reason| refuse(reason, true))?;
+        let (place, ours) =
+            place(lane, peer.socket_type).map_err(|reason| refuse("socket-type", reason, true))?;
         let (core, lane): (Arc<dyn Core>, _) = match place {
             Place::Calls => (self.calls.clone(), Lane::Calls),
             Place::Events => (self.topics.clone(), Lane::Events),

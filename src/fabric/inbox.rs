@@ -9,7 +9,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{Message, socket::pipe::Pipe, sync::lock};
+use crate::{
+    Message,
+    socket::{account::OVERHEAD, pipe::Pipe},
+    sync::lock,
+};
 
 /// One received message and where it came from.
 pub(crate) struct Item {
@@ -18,9 +22,6 @@ pub(crate) struct Item {
     /// Events lost before this one, by the publisher's numbers.
     pub(crate) missed: u64,
 }
-
-/// Bytes that one item counts beside its payload.
-const OVERHEAD: usize = 64;
 
 pub(crate) struct Inbox {
     messages: usize,
@@ -57,14 +58,19 @@ impl Inbox {
     }
 
     /// Adds `item`, over the mark too: ask `has_room` first. One for a closed queue is dropped and counted.
-    pub(crate) fn put(&self, item: Item) {
+    pub(crate) fn put(&self, mut item: Item) {
+        if item.pipe.is_thin() {
+            item.message = item.message.to_owned_buffer();
+        }
         let wake = {
             let mut state = lock(&self.state);
             if state.closed {
                 metrics::counter!("ripstop_messages_dropped_total", "reason" => "reader_gone").increment(1);
                 return;
             }
-            state.bytes += item.message.size() + OVERHEAD;
+            let counts = item.message.size() + OVERHEAD;
+            item.pipe.wait(counts);
+            state.bytes += counts;
             state.items.push_back(item);
             std::mem::take(&mut state.readers)
         };
@@ -84,9 +90,15 @@ impl Inbox {
                 }
                 return Poll::Pending;
             };
-            state.bytes -= item.message.size() + OVERHEAD;
+            let counts = item.message.size() + OVERHEAD;
+            state.bytes -= counts;
+            let stopped = item.pipe.taken(counts);
             let room = state.items.len() <= self.messages / 2 && state.bytes <= self.bytes / 2;
-            (item, if room { std::mem::take(&mut state.paused) } else { Vec::new() })
+            let mut resume = if room { std::mem::take(&mut state.paused) } else { Vec::new() };
+            if stopped && !resume.iter().any(|pipe| Arc::ptr_eq(pipe, &item.pipe)) {
+                resume.push(item.pipe.clone());
+            }
+            (item, resume)
         };
         resume.iter().for_each(|pipe| pipe.resume());
         Poll::Ready(Some(item))
@@ -106,10 +118,15 @@ impl Inbox {
     /// Closes the queue and counts what nobody will read.
     pub(crate) fn abandon(&self) {
         self.close();
-        let left = std::mem::take(&mut lock(&self.state).items).len();
-        if left > 0 {
+        let left = std::mem::take(&mut lock(&self.state).items);
+        for item in &left {
+            if item.pipe.taken(item.message.size() + OVERHEAD) {
+                item.pipe.resume();
+            }
+        }
+        if !left.is_empty() {
             metrics::counter!("ripstop_messages_dropped_total", "reason" => "reader_gone")
-                .increment(left as u64);
+                .increment(left.len() as u64);
         }
     }
 

@@ -35,9 +35,11 @@ use crate::{
     },
     socket::{
         core::{DialOptions, LinkOptions},
+        gate::Gate,
         listen::Listening,
         monitor::Reporter,
         pipe::Pipe,
+        subscriptions::Caps,
     },
     sync::{lock, read, write},
     zmtp::{Local, SocketType},
@@ -60,8 +62,10 @@ pub(crate) struct Options {
     pub(crate) queue_messages: usize,
     pub(crate) queue_bytes: usize,
     pub(crate) max_message: usize,
-    /// Connections that come in, at most.
-    pub(crate) connections: usize,
+    /// What one subscriber may ask for.
+    pub(crate) subscriptions: Caps,
+    /// What a body may be.
+    pub(crate) body: envelope::Limits,
     /// Handlers of one method at once, unless it says otherwise.
     pub(crate) in_flight: usize,
     pub(crate) link: LinkOptions,
@@ -99,6 +103,8 @@ pub(crate) struct Shared {
     pub(crate) outlets: Outlets,
     pub(crate) pulls: Arc<Pulls>,
     pub(crate) monitor: Reporter,
+    /// For all listeners together.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) listeners: Mutex<Vec<Listening>>,
     /// As announced.
     pub(crate) endpoints: Mutex<Vec<Endpoint>>,

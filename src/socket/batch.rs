@@ -295,6 +295,12 @@ impl Outgoing {
             || (self.messages < self.hwm_messages && self.bytes.saturating_add(size) <= self.hwm_bytes)
     }
 
+    /// What it takes of memory, about.
+    #[inline]
+    pub(super) fn held(&self) -> usize {
+        self.bytes + self.control.len()
+    }
+
     pub(super) fn is_half_empty(&self) -> bool {
         self.messages <= self.hwm_messages / 2 && self.bytes <= self.hwm_bytes / 2
     }

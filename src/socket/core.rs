@@ -127,6 +127,8 @@ pub(crate) struct LinkOptions {
     pub(crate) hwm_messages: usize,
     /// The same in bytes; 0: no limit. An empty queue takes any message.
     pub(crate) hwm_bytes: usize,
+    /// All that one connection may make us hold, in bytes; 0: no limit.
+    pub(crate) memory: usize,
 }
 
 impl Default for LinkOptions {
@@ -136,6 +138,7 @@ impl Default for LinkOptions {
             heartbeat: Some(Heartbeat::default()),
             hwm_messages: 65_536,
             hwm_bytes: 16 << 20,
+            memory: 64 << 20,
         }
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::message::Message;
+use crate::socket::account::OVERHEAD;
 use crate::socket::core::Flow;
 use crate::socket::pipe::Pipe;
 use crate::sync::lock;
@@ -49,6 +50,8 @@ struct Queue {
 struct Batch {
     messages: VecDeque<Message>,
     bytes: usize,
+    /// As it counts for the peer's account.
+    held: usize,
 }
 
 /// A read that brings fewer is copied behind the last batch rather than become one.
@@ -145,16 +148,22 @@ impl Inbound {
         }
         queue.len += room;
         queue.bytes += bytes;
+        let held = bytes + room * OVERHEAD;
+        pipe.wait(held);
+        if pipe.is_thin() {
+            messages.iter_mut().take(room).for_each(|message| *message = message.to_owned_buffer());
+        }
         match queue.batches.back_mut() {
             Some(last) if room < BATCH || queue.paused => {
                 last.messages.extend(messages.drain(..room));
                 last.bytes += bytes;
+                last.held += held;
             }
             _ => {
                 // The usual case, for free: the buffer itself is queued, and an empty one goes back.
                 let mut taken = std::mem::replace(messages, queue.spare.pop().unwrap_or_default());
                 messages.extend(taken.drain(room..));
-                queue.batches.push_back(Batch { messages: taken.into(), bytes });
+                queue.batches.push_back(Batch { messages: taken.into(), bytes, held });
             }
         }
         if was_empty {
@@ -173,12 +182,15 @@ impl Inbound {
         let bytes = message.size();
         queue.len += 1;
         queue.bytes += bytes;
+        let held = bytes + OVERHEAD;
+        pipe.wait(held);
         match queue.batches.back_mut() {
             Some(last) => {
                 last.messages.push_back(message);
                 last.bytes += bytes;
+                last.held += held;
             }
-            None => queue.batches.push_back(Batch { messages: [message].into(), bytes }),
+            None => queue.batches.push_back(Batch { messages: [message].into(), bytes, held }),
         }
         let more = queue.len < self.hwm_messages && queue.bytes < self.hwm_bytes;
         queue.paused |= !more;
@@ -279,10 +291,12 @@ impl Taker<'_> {
         let batch = queue.batches.front_mut()?;
         let message = batch.messages.pop_front()?;
         queue.len -= 1;
+        let mut resume = false;
         if batch.messages.is_empty()
             && let Some(batch) = queue.batches.pop_front()
         {
             queue.bytes -= batch.bytes;
+            resume = queue.pipe.taken(batch.held);
             if queue.spare.len() < SPARES {
                 queue.spare.push(batch.messages.into());
             }
@@ -292,9 +306,10 @@ impl Taker<'_> {
             && queue.bytes <= self.inbound.hwm_bytes / 2
         {
             queue.paused = false;
-            if let Some(earlier) = self.resume.replace(queue.pipe.clone()) {
-                earlier.resume();
-            }
+            resume = true;
+        }
+        if resume && let Some(earlier) = self.resume.replace(queue.pipe.clone()) {
+            earlier.resume();
         }
         let mapped = map(From { message, pipe: &queue.pipe, label: &queue.label });
         let (empty, gone) = (queue.len == 0, queue.gone);

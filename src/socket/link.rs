@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::socket::batch::Sending;
 use crate::socket::core::{Core, Disconnect, Flow, LinkOptions, Origin};
+use crate::socket::limit::Limit;
 use crate::socket::monitor::{Event, Reporter};
 use crate::socket::pipe::{Next, Pipe, Signal};
 use crate::socket::readbuf::ReadBuf;
@@ -115,6 +116,8 @@ struct Link {
     reads: ReadBuf,
     received: Received,
     paused: bool,
+    /// The peer makes us hold as much as it may.
+    full: bool,
 
     sleep: Pin<Box<Sleep>>,
     /// What `sleep` is set to; `None`: not at all.
@@ -166,6 +169,7 @@ impl Link {
             reads: ReadBuf::new(),
             received: Received::default(),
             paused: false,
+            full: false,
             sleep: Box::pin(tokio::time::sleep_until(now)),
             alarm: None,
             close_by: None,
@@ -236,8 +240,9 @@ impl Link {
         {
             return Err(broken("writing", error));
         }
-        if self.paused {
-            self.conn.wrote(now.into_std()); // that silence is ours
+        // That silence is ours. (If it is full only of what the peer does not take, it is the peer's.)
+        if self.paused || self.full && self.pipe.as_ref().is_some_and(|pipe| pipe.is_waiting()) {
+            self.conn.wrote(now.into_std());
         }
         self.conn.timeout(now.into_std())?;
         if !self.trimmed && self.last_traffic + IDLE <= now {
@@ -434,7 +439,7 @@ impl Link {
 
     /// Ready: something came or changed; call again.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Cause> {
-        if self.paused {
+        if self.paused || self.is_full() {
             return Ok(Poll::Pending);
         }
         let room = self.reads.prepare(self.conn.wanted());
@@ -449,11 +454,35 @@ impl Link {
                     None => self.gone("the peer closed the connection during the handshake"),
                 });
             }
-            Poll::Ready(Ok(n)) => self.reads.filled(n, room),
+            Poll::Ready(Ok(n)) => {
+                self.reads.filled(n, room);
+                if let Some(pipe) = &self.pipe {
+                    pipe.came(n);
+                }
+            }
             Poll::Ready(Err(error)) => return Err(self.gone(&format!("reading failed: {error}"))),
         }
         self.input(Instant::now())?;
         Ok(Poll::Ready(()))
+    }
+
+    /// Whether the peer makes us hold as much as it may. Looked at before each read: taking and writing end it, and
+    /// both wake this task.
+    fn is_full(&mut self) -> bool {
+        let Some(pipe) = &self.pipe else { return false };
+        let full = !pipe.may_read(self.reads.buf.len());
+        if full && !self.full {
+            Limit::PeerMemory.count();
+            let (endpoint, remote) = (self.origin.endpoint(), self.origin.remote());
+            tracing::debug!(%endpoint, remote, limit = Limit::PeerMemory.reason(), "reading stopped");
+            self.monitor.report(|| Event::Limited {
+                endpoint: endpoint.clone(),
+                remote: remote.to_owned(),
+                limit: Limit::PeerMemory,
+            });
+        }
+        self.full = full;
+        full
     }
 
     fn input(&mut self, now: Instant) -> Result<(), Cause> {

@@ -4,24 +4,21 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
 use crate::endpoint::Endpoint;
 use crate::socket::core::{Core, LinkOptions, Origin};
 use crate::socket::error::ConnectError;
+use crate::socket::gate::{Gate, Pass, network};
+use crate::socket::limit::Limit;
 use crate::socket::link::{self, Owner, Setup};
 use crate::socket::monitor::{Event, Reporter};
 use crate::socket::pipe::Pipe;
 use crate::sync::{Flag, lock};
 use crate::transport::{self, PeerAddr, Stream};
 
-/// Handshakes in progress at one listener. One more evicts the oldest: an honest handshake takes milliseconds, so
-/// the oldest is the least likely to be one.
-const HANDSHAKES: usize = 256;
-/// The same for one address.
-const HANDSHAKES_PER_ADDRESS: usize = 128;
 /// How long to wait when the system has no descriptors left and no handshake can be given up for one.
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// And when accepting fails otherwise: most often the peer has gone again.
@@ -33,6 +30,7 @@ pub(crate) struct Listening(Arc<Shared>);
 struct Shared {
     endpoint: Endpoint,
     options: LinkOptions,
+    gate: Arc<Gate>,
     core: Arc<dyn Core>,
     monitor: Reporter,
     handshakes: Mutex<Handshakes>,
@@ -71,10 +69,11 @@ impl Listening {
     }
 }
 
-/// Accepts connections at `endpoint`, from a task of its own.
+/// Accepts connections at `endpoint` that `gate` lets in, from a task of its own.
 pub(crate) async fn listen(
     endpoint: Endpoint,
     options: LinkOptions,
+    gate: Arc<Gate>,
     core: Arc<dyn Core>,
     monitor: Reporter,
 ) -> io::Result<Listening> {
@@ -82,6 +81,7 @@ pub(crate) async fn listen(
     let shared = Arc::new(Shared {
         endpoint: listener.endpoint(),
         options,
+        gate,
         core,
         monitor,
         handshakes: Mutex::default(),
@@ -133,25 +133,35 @@ const EMFILE: i32 = 24;
 
 impl Shared {
     fn begin(self: &Arc<Self>, stream: Stream, remote: PeerAddr) {
+        let pass = match self.gate.enter(remote.ip, Instant::now()) {
+            Ok(pass) => pass,
+            Err(limit) => return self.limited(limit, &remote.text),
+        };
+        let caps = self.gate.caps;
+        let ip = remote.ip.map(network);
         // Held until the task is on the list, so that it can't be off it before.
         let mut handshakes = lock(&self.handshakes);
-        let of_address =
-            handshakes.running.iter().filter(|h| h.ip == remote.ip && remote.ip.is_some()).count();
-        let evicted = if of_address >= HANDSHAKES_PER_ADDRESS {
-            handshakes.running.iter().position(|h| h.ip == remote.ip)
+        let of_address = handshakes.running.iter().filter(|h| h.ip == ip && ip.is_some()).count();
+        let evicted = if of_address >= caps.handshakes_per_address && caps.handshakes_per_address > 0 {
+            let oldest = handshakes.running.iter().position(|h| h.ip == ip);
+            oldest.map(|oldest| (oldest, Limit::HandshakesPerAddress))
         } else {
-            (handshakes.running.len() >= HANDSHAKES).then_some(0)
+            let full = caps.handshakes > 0 && handshakes.running.len() >= caps.handshakes;
+            full.then_some((0, Limit::Handshakes))
         };
-        let evicted = evicted.and_then(|index| handshakes.running.remove(index));
+        let evicted = evicted.and_then(|(index, limit)| Some((handshakes.running.remove(index)?, limit)));
         let id = handshakes.next;
         handshakes.next += 1;
-        let task = tokio::spawn(self.clone().serve(id, stream, remote.text.clone())).abort_handle();
-        handshakes.running.push_back(Handshake { id, ip: remote.ip, remote: remote.text, task });
+        let task = tokio::spawn(self.clone().serve(id, stream, remote.text.clone(), pass)).abort_handle();
+        handshakes.running.push_back(Handshake { id, ip, remote: remote.text, task });
         drop(handshakes);
-        self.evict(evicted);
+        if let Some((handshake, limit)) = evicted {
+            self.evict(handshake, limit);
+        }
     }
 
-    async fn serve(self: Arc<Self>, id: u64, stream: Stream, remote: String) {
+    /// `_pass` counts the connection in until its end.
+    async fn serve(self: Arc<Self>, id: u64, stream: Stream, remote: String, _pass: Pass) {
         let origin = Arc::new(Origin::Accepted { endpoint: self.endpoint.clone(), remote });
         let setup = Setup {
             origin: origin.clone(),
@@ -185,21 +195,29 @@ impl Shared {
 
     /// `false`: there is none.
     fn evict_oldest(&self) -> bool {
-        let oldest = lock(&self.handshakes).running.pop_front();
-        let found = oldest.is_some();
-        self.evict(oldest);
-        found
+        let Some(oldest) = lock(&self.handshakes).running.pop_front() else { return false };
+        self.evict(oldest, Limit::Descriptors);
+        true
     }
 
-    fn evict(&self, handshake: Option<Handshake>) {
-        let Some(handshake) = handshake else { return };
+    fn evict(&self, handshake: Handshake, limit: Limit) {
         handshake.task.abort();
-        metrics::counter!("ripstop_socket_handshakes_evicted_total").increment(1);
-        self.report_failed(&handshake.remote, "too many handshakes at once");
+        self.limited(limit, &handshake.remote);
+        self.report_failed(&handshake.remote, &limit.to_string());
+    }
+
+    fn limited(&self, limit: Limit, remote: &str) {
+        self.gate.limited(limit, remote, Instant::now());
+        self.monitor.report(|| Event::Limited {
+            endpoint: self.endpoint.clone(),
+            remote: remote.to_owned(),
+            limit,
+        });
     }
 
     fn report_failed(&self, remote: &str, reason: &str) {
         tracing::debug!(endpoint = %self.endpoint, remote, reason, "handshake failed");
+        metrics::counter!("ripstop_socket_handshakes_failed_total").increment(1);
         self.monitor.report(|| Event::HandshakeFailed {
             endpoint: self.endpoint.clone(),
             remote: remote.to_owned(),

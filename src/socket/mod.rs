@@ -18,12 +18,15 @@
 //! the connection's task (`link.rs`) takes the batch and writes it in one system call. And back: one read's messages
 //! are handed over at once (`inbound.rs`). `policy.rs` is the table that tells the types apart.
 
+pub(crate) mod account;
 pub(crate) mod batch;
 pub(crate) mod core;
 pub(crate) mod dial;
 mod error;
+pub(crate) mod gate;
 mod handle;
 mod inbound;
+mod limit;
 mod link;
 pub(crate) mod listen;
 pub(crate) mod monitor;
@@ -38,9 +41,10 @@ mod req;
 mod router;
 mod shared;
 mod subscribe;
-mod subscriptions;
+pub(crate) mod subscriptions;
 
 pub use error::{BindError, ConnectError, NoSuchEndpoint, RecvError, SendError};
+pub use limit::Limit;
 pub use monitor::{Event, Monitor};
 pub use options::{Options, WhenFull};
 pub use pipeline::{Dealer, Pair, Pull, Push};

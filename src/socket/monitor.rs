@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::endpoint::Endpoint;
+use crate::socket::limit::Limit;
 
 /// How many events a slow monitor may be behind before it misses the oldest.
 const BACKLOG: usize = 1024;
@@ -50,6 +51,15 @@ pub enum Event {
         remote: String,
         /// Why.
         reason: String,
+    },
+    /// A peer hit a limit, and was turned away or slowed down for it.
+    Limited {
+        /// What was dialled, or our listener.
+        endpoint: Endpoint,
+        /// The peer's address.
+        remote: String,
+        /// Which limit; [`Limit`] says what was done.
+        limit: Limit,
     },
     /// A connection that had been up ended.
     Disconnected {
@@ -114,6 +124,7 @@ impl std::fmt::Display for Event {
             Self::HandshakeFailed { endpoint, remote, reason } => {
                 write!(f, "handshake with {remote} at {endpoint} failed: {reason}")
             }
+            Self::Limited { endpoint, remote, limit } => write!(f, "limited {remote} at {endpoint}: {limit}"),
             Self::Disconnected { endpoint, remote, reason, .. } => {
                 write!(f, "disconnected from {remote} at {endpoint}: {reason}")
             }

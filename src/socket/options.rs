@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::socket::core::{LinkOptions, Reconnect};
+use crate::socket::gate;
 use crate::socket::subscriptions::Caps;
 use crate::zmtp::{Heartbeat, Limits, Local, SocketType};
 
@@ -48,6 +49,7 @@ pub struct Options {
     pub(super) when_full: WhenFull,
     pub(super) verbose: bool,
     pub(super) caps: Caps,
+    pub(super) gate: gate::Caps,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             when_full: WhenFull::default(),
             verbose: false,
             caps: Caps { count: 65_536, length: 4096, bytes: 16 << 20 },
+            gate: gate::Caps::default(),
         }
     }
 }
@@ -286,6 +289,114 @@ impl Options {
     #[must_use]
     pub fn max_subscriptions(mut self, count: usize) -> Self {
         self.caps.count = count;
+        self
+    }
+
+    /// `Pub`, `XPub`: the longest subscription, in bytes. Default 4 KiB. A peer that sends a longer one is
+    /// disconnected.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().max_subscription_length(256);
+    /// ```
+    #[must_use]
+    pub fn max_subscription_length(mut self, bytes: usize) -> Self {
+        self.caps.length = bytes;
+        self
+    }
+
+    /// `Pub`, `XPub`: the bytes of one peer's subscriptions together. Default 16 MiB. A peer that wants more is
+    /// disconnected.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().max_subscription_bytes(1 << 20);
+    /// ```
+    #[must_use]
+    pub fn max_subscription_bytes(mut self, bytes: usize) -> Self {
+        self.caps.bytes = bytes;
+        self
+    }
+
+    /// Connections that come in, handshakes included: in all listeners together, and from one IP address (one /64
+    /// of IPv6). Default 4,096 and 1,024; 0: no limit, and descriptors are the limit. One more is closed at once;
+    /// those that are up stay.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().max_connections(100, 10);
+    /// ```
+    #[must_use]
+    pub fn max_connections(mut self, in_all: usize, per_address: usize) -> Self {
+        self.gate.connections = in_all;
+        self.gate.connections_per_address = per_address;
+        self
+    }
+
+    /// Handshakes that may be under way at one listener, and of them from one IP address. Default 256 and 128; 0: no
+    /// limit. One more gives up the oldest, which is the least likely to be an honest one.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().max_handshakes(64, 16);
+    /// ```
+    #[must_use]
+    pub fn max_handshakes(mut self, in_all: usize, per_address: usize) -> Self {
+        self.gate.handshakes = in_all;
+        self.gate.handshakes_per_address = per_address;
+        self
+    }
+
+    /// New connections a second from one IP address, and as many at once after a second's rest. Default 500; 0: no
+    /// limit. More are closed at once. Danger: everyone behind one address translation shares it.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().handshake_rate(50);
+    /// ```
+    #[must_use]
+    pub fn handshake_rate(mut self, per_second: u32) -> Self {
+        self.gate.rate = per_second;
+        self
+    }
+
+    /// The longest frame of a handshake, in bytes. Default 64 KiB; a peer that announces a longer one is disconnected.
+    /// At least about 100 are needed.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().max_handshake_frame(4096);
+    /// ```
+    #[must_use]
+    pub fn max_handshake_frame(mut self, bytes: usize) -> Self {
+        self.link.limits.max_unauthenticated_frame = bytes;
+        self
+    }
+
+    /// The most frames of one received message, empty ones too. Default 1,024. A peer that sends more is disconnected.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().max_frames(16);
+    /// ```
+    #[must_use]
+    pub fn max_frames(mut self, frames: usize) -> Self {
+        self.link.limits.max_frames = frames;
+        self
+    }
+
+    /// All that one connection may make this process hold, in bytes: what is queued for it, what has come from it and
+    /// was not taken yet, the message that has begun, and its subscriptions. Default 64 MiB; 0: no limit. Over it,
+    /// nothing more is queued for the peer and nothing is read from it until some of it is gone. Give at least the
+    /// largest message.
+    ///
+    /// ```
+    /// # use ripstop::socket::Options;
+    /// let options = Options::new().peer_memory(32 << 20);
+    /// ```
+    #[must_use]
+    pub fn peer_memory(mut self, bytes: usize) -> Self {
+        self.link.memory = bytes;
         self
     }
 

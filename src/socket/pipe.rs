@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::message::{Frame, Frames};
+use crate::socket::account::Account;
 use crate::socket::batch::{self, Encoded, Outgoing, Sending};
 use crate::socket::core::{LinkOptions, Origin};
 use crate::sync::lock;
@@ -32,6 +33,7 @@ pub(crate) struct Pipe {
     id: u64,
     state: Mutex<State>,
     who: Mutex<Who>,
+    account: Account,
     space: Notify,
     idle: Notify,
     end: Notify,
@@ -79,6 +81,7 @@ impl Pipe {
                 resumed: false,
             }),
             who: Mutex::new(Who { peer: None, origin }),
+            account: Account::new(options.memory),
             space: Notify::new(),
             idle: Notify::new(),
             end: Notify::new(),
@@ -117,7 +120,7 @@ impl Pipe {
         if !matches!(state.phase, Phase::Open) || size > batch::MAX_MESSAGE {
             return Put::Closed;
         }
-        if !state.out.has_room(size) {
+        if !self.has_room(&state.out, size) {
             state.refused = true;
             return Put::Full;
         }
@@ -148,7 +151,7 @@ impl Pipe {
             return None;
         }
         let mut dropped = 0;
-        while !state.out.has_room(size) && state.out.drop_oldest() {
+        while !self.has_room(&state.out, size) && state.out.drop_oldest() {
             dropped += 1;
         }
         push(&mut state.out);
@@ -163,9 +166,15 @@ impl Pipe {
     /// Whether a message of `frames` would be queued now; if not, the caller counts as having been told so.
     pub(crate) fn has_room_for(&self, size: usize) -> bool {
         let mut state = lock(&self.state);
-        let room = !matches!(state.phase, Phase::Open) || state.out.has_room(size);
+        let room = !matches!(state.phase, Phase::Open) || self.has_room(&state.out, size);
         state.refused |= !room;
         room
+    }
+
+    /// Below the marks, and within what this peer may make us hold. An empty queue takes any message.
+    #[inline]
+    fn has_room(&self, out: &Outgoing, size: usize) -> bool {
+        out.has_room(size) && (out.is_empty() || self.account.allows(out.held() + size))
     }
 
     /// Queues one message ahead of all others (cancels, credit): never refused unless closed, not counted against
@@ -269,6 +278,41 @@ impl Pipe {
         (state.out.messages, state.out.bytes)
     }
 
+    /// Received from the peer, to be taken by somebody who then says so by [`taken`](Self::taken).
+    pub(crate) fn wait(&self, bytes: usize) {
+        self.account.wait(bytes);
+    }
+
+    /// Taken; `true`: call [`resume`](Self::resume), because this stopped reading.
+    #[must_use]
+    pub(crate) fn taken(&self, bytes: usize) -> bool {
+        self.account.taken(bytes)
+    }
+
+    /// Whether what waits is better copied out of the buffers that it came in.
+    #[inline]
+    pub(crate) fn is_thin(&self) -> bool {
+        self.account.is_thin()
+    }
+
+    /// Received, and held until the guard is dropped.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Held {
+        self.wait(bytes);
+        Held { pipe: self.clone(), bytes }
+    }
+
+    /// Kept for the peer until it says otherwise or leaves; `false`, and nothing is kept: that is more than it may
+    /// make us hold.
+    pub(crate) fn keep(&self, bytes: usize) -> bool {
+        let queued = lock(&self.state).out.held();
+        self.account.keep(bytes, queued)
+    }
+
+    /// No longer kept.
+    pub(crate) fn forget(&self, bytes: usize) {
+        self.account.forget(bytes);
+    }
+
     /// Waits until everything queued was written to the system, or the pipe is closed (`false`). Cancel safe.
     pub(crate) async fn flushed(&self) -> bool {
         loop {
@@ -336,8 +380,38 @@ pub(super) enum Next {
     Drained(Arc<str>),
 }
 
+/// See [`Pipe::hold`].
+pub(crate) struct Held {
+    pipe: Arc<Pipe>,
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.pipe.taken(self.bytes) {
+            self.pipe.resume();
+        }
+    }
+}
+
 /// The side of the connection's task.
 impl Pipe {
+    /// Whether the peer may make us hold more than it does, with this much of a message in the read buffer.
+    pub(super) fn may_read(&self, unfinished: usize) -> bool {
+        let queued = lock(&self.state).out.held();
+        self.account.may_read(unfinished, queued)
+    }
+
+    /// A read brought this much.
+    pub(super) fn came(&self, bytes: usize) {
+        self.account.came(bytes);
+    }
+
+    /// Whether somebody has still to take what came.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.account.waiting() > 0
+    }
+
     /// A connection is up: to `peer`, driven by the task that polls next.
     pub(super) fn attach(&self, peer: Arc<Peer>, origin: Arc<Origin>) {
         *lock(&self.who) = Who { peer: Some(peer), origin };
@@ -412,6 +486,7 @@ impl Pipe {
     /// pipe closed. Returns how many messages have an unknown fate, and how many were dropped.
     pub(super) fn detach(&self, sending: Option<Sending>, keep: bool) -> (usize, usize) {
         lock(&self.who).peer = None;
+        self.account.forget_all();
         let mut state = lock(&self.state);
         state.task = None;
         state.parked = false;

@@ -9,11 +9,14 @@ use tokio::sync::Notify;
 
 use crate::endpoint::{Endpoint, ParseEndpointError};
 use crate::message::{Frames, Message};
+use crate::socket::account::SUBSCRIPTION;
 use crate::socket::batch::Encoded;
 use crate::socket::core::{Admission, Core, DialOptions, Disconnect, Flow, Origin, Refusal};
 use crate::socket::dial::{Dial, dial};
 use crate::socket::error::{BindError, ConnectError, NoSuchEndpoint, RecvError, SendError};
+use crate::socket::gate::Gate;
 use crate::socket::inbound::{From, Inbound};
+use crate::socket::limit::Limit;
 use crate::socket::listen::{Listening, listen};
 use crate::socket::monitor::{Event, Monitor, Reporter};
 use crate::socket::options::Options;
@@ -34,6 +37,7 @@ pub(super) struct Shared {
     policy: Policy,
     pub(super) options: Options,
     monitor: Reporter,
+    gate: Arc<Gate>,
     pub(super) inbound: Inbound,
     pub(super) routes: Mutex<Routes>,
     /// The first pipe there ever was to send to in turn; and whether it is the only one now, so that a send can do
@@ -90,6 +94,7 @@ impl Shared {
             socket_type,
             policy: policy::of(socket_type),
             monitor: Reporter::default(),
+            gate: Gate::new(options.gate),
             inbound: Inbound::new(options.receive_hwm, options.receive_hwm_bytes),
             options,
             routes: Mutex::default(),
@@ -117,9 +122,15 @@ impl Shared {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BindError::NoRuntime);
         }
-        let listening = listen(endpoint.clone(), self.options.link.clone(), this, self.monitor.clone())
-            .await
-            .map_err(|source| BindError::Io { endpoint, source })?;
+        let listening = listen(
+            endpoint.clone(),
+            self.options.link.clone(),
+            self.gate.clone(),
+            this,
+            self.monitor.clone(),
+        )
+        .await
+        .map_err(|source| BindError::Io { endpoint, source })?;
         let endpoint = listening.endpoint().clone();
         let mut ends = lock(&self.ends);
         if self.closed.is_set() {
@@ -423,16 +434,35 @@ impl Shared {
         Bytes::copy_from_slice(&label)
     }
 
+    /// Returns the reason to disconnect the peer for.
+    fn limited(&self, pipe: &Pipe, limit: Limit) -> String {
+        let origin = pipe.origin();
+        self.gate.limited(limit, origin.remote(), std::time::Instant::now());
+        self.monitor.report(|| Event::Limited {
+            endpoint: origin.endpoint().clone(),
+            remote: origin.remote().to_owned(),
+            limit,
+        });
+        limit.to_string()
+    }
+
     fn take_command(&self, pipe: &Arc<Pipe>, command: &Command) -> Result<bool, String> {
-        let (kind, prefix, change) = {
-            let mut routes = lock(&self.routes);
-            match command {
-                Command::Subscribe(prefix) => {
-                    (1, prefix, routes.subscribers.subscribe(pipe.id(), prefix, self.options.caps)?)
-                }
-                Command::Cancel(prefix) => (0, prefix, routes.subscribers.cancel(pipe.id(), prefix)),
-            }
+        let (kind, prefix) = match command {
+            Command::Subscribe(prefix) => (1, prefix),
+            Command::Cancel(prefix) => (0, prefix),
         };
+        let counts = prefix.len() + SUBSCRIPTION;
+        let mut routes = lock(&self.routes);
+        let subscribers = &mut routes.subscribers;
+        let change = match kind {
+            1 => subscribers.subscribe(pipe.id(), prefix, self.options.caps, || pipe.keep(counts)),
+            _ => Ok(subscribers.cancel(pipe.id(), prefix)),
+        };
+        drop(routes);
+        let change = change.map_err(|limit| self.limited(pipe, limit))?;
+        if kind == 0 && change != Change::Nothing {
+            pipe.forget(counts);
+        }
         if change != Change::Nothing {
             self.monitor.report(|| {
                 let origin = pipe.origin();

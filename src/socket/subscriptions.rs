@@ -11,6 +11,8 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
+use crate::socket::limit::Limit;
+
 /// A map from prefixes to values.
 #[derive(Debug)]
 pub(super) struct Trie<T> {
@@ -187,10 +189,10 @@ impl<T> Drop for Trie<T> {
 
 /// Bounds on one peer's subscriptions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Caps {
-    pub(super) count: usize,
-    pub(super) length: usize,
-    pub(super) bytes: usize,
+pub(crate) struct Caps {
+    pub(crate) count: usize,
+    pub(crate) length: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Who has subscribed to what at a publisher.
@@ -237,25 +239,32 @@ impl Subscribers {
         index
     }
 
-    /// Errors: over a cap; the text says which.
-    pub(super) fn subscribe(&mut self, id: u64, prefix: &Bytes, caps: Caps) -> Result<Change, String> {
+    /// `room`: whether the peer's account has room for one more.
+    ///
+    /// Errors: over this cap.
+    pub(super) fn subscribe(
+        &mut self,
+        id: u64,
+        prefix: &Bytes,
+        caps: Caps,
+        room: impl FnOnce() -> bool,
+    ) -> Result<Change, Limit> {
         let Some(index) = self.index.get(&id).copied() else { return Ok(Change::Nothing) };
         let Some(Some(slot)) = self.slots.get_mut(index) else { return Ok(Change::Nothing) };
         if slot.prefixes.contains(prefix) {
             return Ok(Change::Nothing);
         }
         if prefix.len() > caps.length {
-            return Err(format!(
-                "a subscription of {} bytes; at most {} are allowed",
-                prefix.len(),
-                caps.length
-            ));
+            return Err(Limit::SubscriptionLength);
         }
         if slot.prefixes.len() >= caps.count {
-            return Err(format!("more than {} subscriptions", caps.count));
+            return Err(Limit::Subscriptions);
         }
         if slot.bytes + prefix.len() > caps.bytes {
-            return Err(format!("subscriptions of more than {} bytes together", caps.bytes));
+            return Err(Limit::SubscriptionBytes);
+        }
+        if !room() {
+            return Err(Limit::PeerMemory);
         }
         slot.bytes += prefix.len();
         slot.prefixes.insert(prefix.clone());
@@ -363,10 +372,10 @@ mod tests {
     fn each_peer_once_and_edges_told() {
         let mut subs = Subscribers::default();
         assert_eq!((subs.joined(7), subs.joined(8)), (0, 1));
-        assert_eq!(subs.subscribe(7, &"a".into(), CAPS), Ok(Change::Edge));
-        assert_eq!(subs.subscribe(7, &"a".into(), CAPS), Ok(Change::Nothing));
-        assert_eq!(subs.subscribe(7, &"ab".into(), CAPS), Ok(Change::Edge));
-        assert_eq!(subs.subscribe(8, &"a".into(), CAPS), Ok(Change::Peer));
+        assert_eq!(subs.subscribe(7, &"a".into(), CAPS, || true), Ok(Change::Edge));
+        assert_eq!(subs.subscribe(7, &"a".into(), CAPS, || true), Ok(Change::Nothing));
+        assert_eq!(subs.subscribe(7, &"ab".into(), CAPS, || true), Ok(Change::Edge));
+        assert_eq!(subs.subscribe(8, &"a".into(), CAPS, || true), Ok(Change::Peer));
         let mut matched = |topic: &str| {
             let mut seen = Vec::new();
             subs.matching(topic.as_bytes(), |slot| seen.push(slot));
@@ -387,11 +396,12 @@ mod tests {
     fn caps() {
         let mut subs = Subscribers::default();
         subs.joined(1);
-        assert!(subs.subscribe(1, &"123456".into(), CAPS).unwrap_err().contains("at most 5"));
-        subs.subscribe(1, &"12345".into(), CAPS).unwrap();
-        assert!(subs.subscribe(1, &"1234".into(), CAPS).unwrap_err().contains("8 bytes"));
-        subs.subscribe(1, &"1".into(), CAPS).unwrap();
-        subs.subscribe(1, &"2".into(), CAPS).unwrap();
-        assert!(subs.subscribe(1, &"3".into(), CAPS).unwrap_err().contains("more than 3"));
+        let mut add = |prefix: &'static str| subs.subscribe(1, &prefix.into(), CAPS, || prefix != "9");
+        assert_eq!(add("123456"), Err(Limit::SubscriptionLength));
+        assert_eq!(add("12345"), Ok(Change::Edge));
+        assert_eq!(add("1234"), Err(Limit::SubscriptionBytes));
+        assert_eq!(add("9"), Err(Limit::PeerMemory));
+        assert_eq!((add("1"), add("2")), (Ok(Change::Edge), Ok(Change::Edge)));
+        assert_eq!(add("3"), Err(Limit::Subscriptions));
     }
 }

@@ -131,7 +131,8 @@ async fn too_many_subscriptions(transport: Transport) {
         greedy.subscribe(n.to_string());
     }
     greedy.connect(&endpoint).unwrap();
-    awaits!(seen, Event::Disconnected { reason, .. } if reason.contains("more than 100"));
+    awaits!(seen, Event::Limited { limit: Limit::Subscriptions, .. });
+    awaits!(seen, Event::Disconnected { reason, .. } if reason.contains("too many subscriptions"));
     greedy.close().await;
     good.subscribe("x");
     good.connect(&endpoint).unwrap();

@@ -32,6 +32,7 @@ use crate::{
     },
     message::Frame,
     socket::{
+        account::OVERHEAD,
         core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
         pipe::{Pipe, Put},
     },
@@ -146,8 +147,11 @@ impl Methods {
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         pipe: &Arc<Pipe>,
-        message: Message,
+        mut message: Message,
     ) -> Result<(), String> {
+        if pipe.is_thin() {
+            message = message.to_owned_buffer();
+        }
         let (envelope, parsed) = wire::parse_delimited(&message)?;
         let body = envelope + 1 + usize::from(parsed.header.is_some());
         let id = parsed.header.as_ref().map_or(0, |header| header.id);
@@ -193,6 +197,8 @@ impl Methods {
             reply.now(&Err(error_body(418, format!("{WAITING} requests are waiting"))));
             return Ok(());
         };
+        // Until it is answered, decoded or not, it counts as received and not taken.
+        let held = pipe.hold(message.size() + OVERHEAD);
         let context = Context::new(shared, subject, deadline, PeerName::of(pipe));
         let (methods, working) = (Arc::downgrade(self), self.busy.begin());
         let connection = pipe.id();
@@ -203,6 +209,7 @@ impl Methods {
         let cancellable = lane.then_some(id);
         let task = async move {
             let _working = working;
+            let _held = held;
             let _admitted = admitted;
             let answer = DEADLINE.scope(deadline, run(&method, message, body, context, deadline)).await;
             reply.send(&answer, deadline).await;
@@ -376,10 +383,11 @@ impl Serve {
         Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
     {
         let handler = Arc::new(handler);
+        let limits = node.shared().options.body;
         let erased: Handler = Box::new(move |message, body, context| {
             let handler = handler.clone();
             Box::pin(async move {
-                let request = envelope::decode_body(message.frame(body).unwrap_or_default())
+                let request = envelope::decode_body_within(message.frame(body).unwrap_or_default(), limits)
                     .map_err(|error| error_body(413, error.to_string()))?;
                 // What was decoded needs the read buffer no longer.
                 drop(message);

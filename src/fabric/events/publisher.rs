@@ -28,16 +28,15 @@ use crate::{
     },
     message::Frame,
     socket::{
+        Limit,
+        account::SUBSCRIPTION,
         core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
         pipe::{Pipe, Put},
+        subscriptions::Caps,
     },
     sync::{lock, read, write},
     zmtp::{Command, Peer, Received},
 };
-
-/// What one subscriber may ask for: more ends its connection.
-const MAX_SUBSCRIPTIONS: usize = 4096;
-const MAX_PREFIX: usize = 1024;
 
 /// What happens to events for a subscriber whose queue is full, because it reads too slowly.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -67,15 +66,51 @@ struct Subscriber {
     pipe: Arc<Pipe>,
     /// How often each prefix was asked for: ZMTP cancels them one by one.
     prefixes: BTreeMap<Bytes, usize>,
+    /// The prefixes' lengths, added up.
+    bytes: usize,
 }
 
 impl Subscriber {
     fn wants(&self, subject: &str) -> bool {
         let subject = subject.as_bytes();
-        self.prefixes.keys().any(|prefix| {
-            // `$` subjects are the node's own: the empty prefix does not match them.
-            subject.starts_with(prefix) && !(prefix.is_empty() && subject.first() == Some(&b'$'))
-        })
+        // `$` subjects are the node's own: the empty prefix does not match them.
+        let shortest = usize::from(subject.first() == Some(&b'$'));
+        // By the subject's beginnings: a peer may have thousands of prefixes, and change them at every moment.
+        (shortest..=subject.len())
+            .any(|len| self.prefixes.contains_key(subject.get(..len).unwrap_or_default()))
+    }
+
+    fn subscribe(&mut self, prefix: &Bytes, caps: Caps) -> Result<(), Limit> {
+        if let Some(count) = self.prefixes.get_mut(prefix) {
+            *count = count.saturating_add(1);
+            return Ok(());
+        }
+        if prefix.len() > caps.length {
+            return Err(Limit::SubscriptionLength);
+        }
+        if self.prefixes.len() >= caps.count {
+            return Err(Limit::Subscriptions);
+        }
+        if self.bytes + prefix.len() > caps.bytes {
+            return Err(Limit::SubscriptionBytes);
+        }
+        if !self.pipe.keep(prefix.len() + SUBSCRIPTION) {
+            return Err(Limit::PeerMemory);
+        }
+        self.bytes += prefix.len();
+        // Copied out of the read buffer, because it is kept for long.
+        self.prefixes.insert(Bytes::copy_from_slice(prefix), 1);
+        Ok(())
+    }
+
+    fn cancel(&mut self, prefix: &Bytes) {
+        let Some(count) = self.prefixes.get_mut(prefix) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.prefixes.remove(prefix);
+            self.bytes -= prefix.len();
+            self.pipe.forget(prefix.len() + SUBSCRIPTION);
+        }
     }
 }
 
@@ -154,7 +189,7 @@ impl Core for TopicsCore {
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {
-        let subscriber = Subscriber { pipe: pipe.clone(), prefixes: BTreeMap::new() };
+        let subscriber = Subscriber { pipe: pipe.clone(), prefixes: BTreeMap::new(), bytes: 0 };
         write(&self.0.subscribers).insert(pipe.id(), subscriber);
         if let Some(shared) = self.0.shared.upgrade() {
             shared.accepted(pipe);
@@ -167,32 +202,22 @@ impl Core for TopicsCore {
         if received.commands.is_empty() {
             return Flow::Continue;
         }
-        {
+        let Some(shared) = self.0.shared.upgrade() else { return Flow::Close("the node is gone".into()) };
+        let caps = shared.options.subscriptions;
+        let subscribed = {
             let mut subscribers = write(&self.0.subscribers);
             let Some(subscriber) = subscribers.get_mut(&pipe.id()) else { return Flow::Continue };
-            for command in received.commands.drain(..) {
-                match command {
-                    Command::Subscribe(prefix) => {
-                        let new = !subscriber.prefixes.contains_key(&prefix);
-                        if prefix.len() > MAX_PREFIX || new && subscriber.prefixes.len() >= MAX_SUBSCRIPTIONS
-                        {
-                            return Flow::Close(format!(
-                                "over {MAX_SUBSCRIPTIONS} subscriptions, or one over {MAX_PREFIX} bytes"
-                            ));
-                        }
-                        // The prefix is a slice of the read buffer: kept for long, so copied out of it.
-                        *subscriber.prefixes.entry(Bytes::copy_from_slice(&prefix)).or_default() += 1;
-                    }
-                    Command::Cancel(prefix) => {
-                        if let Some(count) = subscriber.prefixes.get_mut(&prefix) {
-                            *count -= 1;
-                            if *count == 0 {
-                                subscriber.prefixes.remove(&prefix);
-                            }
-                        }
-                    }
+            received.commands.drain(..).try_for_each(|command| match command {
+                Command::Subscribe(prefix) => subscriber.subscribe(&prefix, caps),
+                Command::Cancel(prefix) => {
+                    subscriber.cancel(&prefix);
+                    Ok(())
                 }
-            }
+            })
+        };
+        if let Err(limit) = subscribed {
+            shared.gate.limited(limit, pipe.origin().remote(), std::time::Instant::now());
+            return Flow::Close(limit.to_string());
         }
         self.0.changed();
         Flow::Continue

@@ -305,17 +305,17 @@ impl<T: DeserializeOwned> Subscription<T> {
     }
 
     fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Event<T>, ReceiveError>>> {
-        self.inbox.poll_take(cx).map(|item| item.map(|item| event(&item)))
+        self.inbox.poll_take(cx).map(|item| item.map(|item| event(&item, self.node.shared().options.body)))
     }
 }
 
-fn event<T: DeserializeOwned>(item: &Item) -> Result<Event<T>, ReceiveError> {
+fn event<T: DeserializeOwned>(item: &Item, limits: envelope::Limits) -> Result<Event<T>, ReceiveError> {
     // It was parsed when it came in.
     let (subject, body) = match wire::parse(&item.message) {
         Ok(incoming) => (incoming.subject.to_owned(), incoming.body),
         Err(_) => (String::new(), &[][..]),
     };
-    match envelope::decode_body(body) {
+    match envelope::decode_body_within(body, limits) {
         Ok(body) => Ok(Event { body, subject, missed: item.missed }),
         Err(reason) => Err(ReceiveError { subject, reason }),
     }

@@ -371,7 +371,7 @@ impl<T: DeserializeOwned> Pull<T> {
     fn delivery(&self, item: &Item) -> Result<Delivery<T>, ReceiveError> {
         *lock(&self.owed) = Some(item.pipe.clone());
         let body = wire::parse(&item.message).map(|parts| parts.body).unwrap_or_default();
-        match envelope::decode_body(body) {
+        match envelope::decode_body_within(body, self.node.shared().options.body) {
             Ok(body) => {
                 let from = PeerName::of(&item.pipe).service.map(|name| name.to_string());
                 Ok(Delivery { body, queue: self.queue.clone(), from })
