@@ -29,3 +29,23 @@ fn connection() {
 fn frames() {
     replay("frames", fuzz::frames);
 }
+
+#[test]
+fn greeting() {
+    replay("greeting", fuzz::greeting);
+}
+
+#[test]
+fn commands() {
+    replay("commands", fuzz::commands);
+}
+
+#[test]
+fn envelope() {
+    replay("envelope", fuzz::envelope);
+}
+
+#[test]
+fn config() {
+    replay("config", fuzz::config);
+}

@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use ripstop::Message;
+use ripstop::envelope::{
+    CreditBody, ErrorBody, GapBody, Header, HelloBody, Limits as BodyLimits, MAX_HEADER, ManifestBody, Parts,
+    Pattern, check, check_subject, decode_body, encode_body, route,
+};
 use ripstop::zmtp::command::{Control, properties};
 use ripstop::zmtp::{
     Command, Config, Connection, Limits, Local, ProtocolError, Received, SocketType, State, frame,
@@ -106,5 +110,143 @@ pub fn frames(data: &[u8]) {
         let read: usize =
             properties(metadata).flatten().map(|(name, value)| 5 + name.len() + value.len()).sum();
         assert!(read <= metadata.len());
+    }
+}
+
+/// A greeting of ZMTP 3.1 with NULL.
+pub fn greeting_bytes() -> [u8; 64] {
+    let mut bytes = [0; 64];
+    (bytes[0], bytes[9], bytes[10], bytes[11]) = (0xff, 0x7f, 3, 1);
+    bytes[12..16].copy_from_slice(b"NULL");
+    bytes
+}
+
+/// Target: a good greeting with bytes changed: the first byte counts them, then come pairs of place and value; what
+/// follows is sent behind it. The first byte that is not ZMTP's is refused alone, and however the greeting is cut the
+/// outcome is the same.
+pub fn greeting(data: &[u8]) {
+    let [count, rest @ ..] = data else { return };
+    let mut stream = greeting_bytes().to_vec();
+    let changes = rest.chunks_exact(2).take(usize::from(*count % 8));
+    let used = changes.len() * 2;
+    for change in changes {
+        stream[usize::from(change[0]) % 64] = change[1];
+    }
+    stream.extend_from_slice(&rest[used..]);
+
+    let first = run(SocketType::Pull, false, small_limits(), stream.chunks(1).take(1));
+    match stream[0] {
+        0xff => assert_eq!((first.state, &first.error), (State::Handshaking, &None)),
+        _ => assert_eq!(first.error, Some(ProtocolError::NotZmtp)),
+    }
+    assert_eq!(first.output, greeting_bytes(), "ours never waits");
+    let whole = run(SocketType::Pull, false, small_limits(), std::iter::once(&stream[..]));
+    assert_eq!(whole, run(SocketType::Pull, false, small_limits(), stream.chunks(1)));
+    // Our READY goes to nobody whose greeting was refused.
+    if stream.len() <= 64 && whole.error.is_some() {
+        assert_eq!(whole.output.len(), 64);
+    }
+}
+
+/// Target: commands as a stranger sends them, each behind a length of its own: the first byte chooses our socket type,
+/// then each piece is a length and as many bytes. A good greeting comes before, and a good READY if the second byte is
+/// odd.
+pub fn commands(data: &[u8]) {
+    let [choice, ready, rest @ ..] = data else { return };
+    let ours = SocketType::ALL[usize::from(*choice) % SocketType::ALL.len()];
+    let mut stream = greeting_bytes().to_vec();
+    if ready & 1 == 1 {
+        let theirs = SocketType::ALL.into_iter().find(|theirs| ours.pairs_with(*theirs));
+        let name = theirs.expect("every type has a pair").as_str().as_bytes();
+        let length = 22 + name.len();
+        stream.extend_from_slice(&[4, length as u8]);
+        stream.extend_from_slice(b"\x05READY\x0bSocket-Type\0\0\0");
+        stream.push(name.len() as u8);
+        stream.extend_from_slice(name);
+    }
+    let mut rest = rest;
+    while let [length, more @ ..] = rest {
+        let body = &more[..usize::from(*length).min(more.len())];
+        stream.extend_from_slice(&frame::header(body.len(), false, true));
+        stream.extend_from_slice(body);
+        rest = &more[body.len()..];
+    }
+    let whole = run(ours, false, small_limits(), std::iter::once(&stream[..]));
+    if ready & 1 == 1 {
+        assert!(!matches!(whole.error, Some(ProtocolError::IncompatiblePeer { .. })), "{:?}", whole.error);
+        assert_ne!(whole.state, State::Handshaking);
+    }
+    assert_eq!(whole, run(ours, false, small_limits(), stream.chunks(7)));
+}
+
+/// Reads a body as `T`; what could be read can be written, and is then read as the same.
+fn body<T>(data: &[u8])
+where
+    T: serde::de::DeserializeOwned + serde::Serialize + PartialEq + std::fmt::Debug,
+{
+    let Ok(value) = decode_body::<T>(data) else { return };
+    assert_eq!(check(data, BodyLimits::default()), Ok(()));
+    let mut again = Vec::new();
+    encode_body(&value, &mut again).expect("what was read can be written");
+    assert_eq!(decode_body::<T>(&again).expect("what was written can be read"), value);
+}
+
+/// Target: subject, header and body as they lie in a message. The first byte says how the rest is cut into frames.
+pub fn envelope(data: &[u8]) {
+    let [cuts, rest @ ..] = data else { return };
+    body::<HelloBody>(rest);
+    body::<ManifestBody>(rest);
+    body::<ErrorBody>(rest);
+    body::<CreditBody>(rest);
+    body::<GapBody>(rest);
+    body::<Vec<String>>(rest);
+    body::<(u64, Option<String>, Vec<u8>)>(rest);
+    let _ = decode_body::<serde::de::IgnoredAny>(rest);
+    let tight = check(rest, BodyLimits { depth: 3, elements: 8 });
+    assert!(tight.is_err() || check(rest, BodyLimits::default()).is_ok());
+    if let Ok(header) = Header::decode(rest) {
+        let mut again = Vec::new();
+        header.encode(&mut again);
+        assert!(again.len() <= MAX_HEADER.max(rest.len()));
+        assert_eq!(Header::decode(&again), Ok(header));
+    }
+    let mut stamped = rest.to_vec();
+    if Header::stamp_deadline(&mut stamped, 1234)
+        && let Ok(header) = Header::decode(&stamped)
+    {
+        assert_eq!(header.fields.dl, Some(1234));
+    }
+    // Frames: each begins with its length.
+    let mut frames = Vec::new();
+    let mut left = rest;
+    while let ([length, more @ ..], true) = (left, frames.len() < usize::from(*cuts % 16)) {
+        let (frame, after) = more.split_at(usize::from(*length).min(more.len()));
+        frames.push(frame);
+        left = after;
+    }
+    frames.push(left);
+    let message = Message::from_frames(&frames);
+    assert!(message.frames().eq(frames.iter().copied()));
+    let Some(skip) = route(&message) else { return };
+    if let Ok(parts) = Parts::read(&message, skip) {
+        assert!(!parts.subject.is_empty() && !parts.body.is_empty());
+        if check_subject(parts.subject).is_ok() {
+            let pattern = Pattern::parse(parts.subject).expect("a subject is a pattern");
+            assert!(pattern.matches(parts.subject));
+        }
+    }
+    if let Ok(Ok(pattern)) = std::str::from_utf8(left).map(Pattern::parse) {
+        for subject in ["a", "a.b", "$node.ping", "orders.created.today"] {
+            assert!(!pattern.matches(subject) || subject.starts_with(pattern.prefix()));
+        }
+    }
+}
+
+/// Target: `ripstop.toml`. What is accepted is written and read again as the same.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match ripstop::config::Config::parse(text) {
+        Ok(config) => config.check().expect("parsing has checked it"),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
