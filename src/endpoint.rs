@@ -1,4 +1,4 @@
-//! Where a socket listens or whom it dials: `tcp://`, `ipc://` and `inproc://` addresses.
+//! Where a socket listens or whom it dials: `tcp://`, `tls+tcp://`, `ipc://` and `inproc://` addresses.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,6 +17,7 @@ use crate::code::{Code, Fault};
 /// | `tcp://*:5555` | every interface (binding only) |
 /// | `tcp://eth0:5555` | the addresses of that interface (binding only) |
 /// | `tcp://pricing.example:5555` | a host name, looked up when dialled |
+/// | `tls+tcp://127.0.0.1:5555` | the same with TLS 1.3, and nothing without it |
 /// | `ipc:///run/shop.sock` | a Unix socket in the file system |
 /// | `ipc://@shop` | a Unix socket in Linux's abstract namespace |
 /// | `inproc://shop` | a name within this process |
@@ -34,6 +35,13 @@ pub enum Endpoint {
     /// TCP: an IP address (IPv6 without brackets), a host or interface name, or `*`.
     Tcp {
         /// Who.
+        host: String,
+        /// Which port.
+        port: u16,
+    },
+    /// TCP that speaks TLS 1.3 and nothing else.
+    Tls {
+        /// Who; as for [`Tcp`](Self::Tcp).
         host: String,
         /// Which port.
         port: u16,
@@ -56,12 +64,34 @@ impl Endpoint {
     /// ```
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Tcp { host, .. } => {
+            Self::Tcp { host, .. } | Self::Tls { host, .. } => {
                 host == "localhost"
                     || host == "lo"
                     || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.to_canonical().is_loopback())
             }
             Self::Ipc(_) | Self::Inproc(_) => true,
+        }
+    }
+
+    /// Host and port, of those that have them.
+    ///
+    /// ```
+    /// let endpoint: ripstop::Endpoint = "tls+tcp://127.0.0.1:5555".parse()?;
+    /// assert_eq!(endpoint.host_and_port(), Some(("127.0.0.1", 5555)));
+    /// # Ok::<(), ripstop::endpoint::ParseEndpointError>(())
+    /// ```
+    pub fn host_and_port(&self) -> Option<(&str, u16)> {
+        match self {
+            Self::Tcp { host, port } | Self::Tls { host, port } => Some((host, *port)),
+            Self::Ipc(_) | Self::Inproc(_) => None,
+        }
+    }
+
+    /// The same address, where TCP becomes TLS.
+    pub(crate) fn with_tls(self) -> Self {
+        match self {
+            Self::Tcp { host, port } => Self::Tls { host, port },
+            other => other,
         }
     }
 }
@@ -121,10 +151,11 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parsed = match text.split_once("://") {
             Some(("tcp", rest)) => parse_tcp(rest),
+            Some(("tls+tcp", rest)) => parse_tcp(rest).map(Endpoint::with_tls),
             Some(("ipc", rest)) => parse_ipc(rest),
             Some(("inproc", "")) => Err("write a name, such as inproc://shop"),
             Some(("inproc", name)) => Ok(Self::Inproc(name.to_owned())),
-            Some(_) => Err("the transports are tcp://, ipc:// and inproc://"),
+            Some(_) => Err("the transports are tcp://, tls+tcp://, ipc:// and inproc://"),
             None => Err("write a URL such as tcp://127.0.0.1:5555, ipc:///run/shop.sock or inproc://shop"),
         };
         parsed.map_err(|problem| ParseEndpointError { text: text.to_owned(), problem })
@@ -204,11 +235,18 @@ fn parse_ipc(rest: &str) -> Result<Endpoint, &'static str> {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Self::Tcp { host, port } => write_tcp(f, "tcp", host, *port),
+            Self::Tls { host, port } => write_tcp(f, "tls+tcp", host, *port),
             Self::Ipc(path) => write!(f, "ipc://{}", path.display()),
             Self::Inproc(name) => write!(f, "inproc://{name}"),
         }
+    }
+}
+
+fn write_tcp(f: &mut fmt::Formatter<'_>, scheme: &str, host: &str, port: u16) -> fmt::Result {
+    match host.contains(':') {
+        true => write!(f, "{scheme}://[{host}]:{port}"),
+        false => write!(f, "{scheme}://{host}:{port}"),
     }
 }
 
@@ -237,6 +275,8 @@ mod tests {
             "tcp://*:0",
             "tcp://eth0:5555",
             "tcp://a-b.example:1",
+            "tls+tcp://a-b.example:1",
+            "tls+tcp://[::1]:0",
             "ipc:///run/shop.sock",
             "ipc://@shop",
             "inproc://shop",
@@ -253,7 +293,7 @@ mod tests {
     fn says_what_to_write() {
         for (text, says) in [
             ("5555", "tcp://127.0.0.1:5555"),
-            ("udp://a:1", "tcp://, ipc://"),
+            ("udp://a:1", "tcp://, tls+tcp://, ipc://"),
             ("tcp://a", "a port"),
             ("tcp://a:+1", "a port"),
             ("tcp://a:65536", "a port"),

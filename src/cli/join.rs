@@ -39,7 +39,8 @@ pub(crate) async fn join(common: &Common, serves: Option<&str>, subject: &str) -
     } else if serves.is_none() {
         let any_port = |endpoint| match endpoint {
             Endpoint::Tcp { host, .. } => Some(Endpoint::Tcp { host, port: 0 }.to_string()),
-            _ => None,
+            Endpoint::Tls { host, .. } => Some(Endpoint::Tls { host, port: 0 }.to_string()),
+            Endpoint::Ipc(_) | Endpoint::Inproc(_) => None,
         };
         config.listen = config.listeners()?.into_iter().filter_map(any_port).collect();
     }

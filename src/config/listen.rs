@@ -34,9 +34,9 @@ pub fn is_beyond_loopback(endpoint: &Endpoint) -> bool {
     if endpoint.is_local() {
         return false;
     }
-    let Endpoint::Tcp { host, .. } = endpoint else { return false };
+    let Some((host, _)) = endpoint.host_and_port() else { return false };
     let interfaces = interfaces();
-    let Some(interface) = interfaces.iter().find(|interface| interface.name == *host) else { return true };
+    let Some(interface) = interfaces.iter().find(|interface| interface.name == host) else { return true };
     interface.addresses.is_empty() || !interface.addresses.iter().all(IpAddr::is_loopback)
 }
 
@@ -155,20 +155,22 @@ pub(super) fn listeners(config: &Config, interfaces: &[Interface]) -> Result<Vec
 fn expand(listeners: &[Endpoint], interfaces: &[Interface]) -> Vec<Endpoint> {
     let mut endpoints = Vec::new();
     for endpoint in listeners {
-        let Endpoint::Tcp { host, port } = endpoint else {
+        let Some((host, port)) = endpoint.host_and_port() else {
             endpoints.push(endpoint.clone());
             continue;
         };
+        let tls = matches!(endpoint, Endpoint::Tls { .. });
+        let same = |plain: Endpoint| if tls { plain.with_tls() } else { plain };
         let every = |wanted: &dyn Fn(&Interface, &IpAddr) -> bool| {
             let mut found = Vec::new();
             for interface in interfaces {
                 let wanted =
                     interface.addresses.iter().filter(|ip| !is_link_local(ip) && wanted(interface, ip));
-                found.extend(wanted.map(|ip| tcp(*ip, *port)));
+                found.extend(wanted.map(|ip| same(tcp(*ip, port))));
             }
             found
         };
-        endpoints.extend(match host.as_str() {
+        endpoints.extend(match host {
             "*" | "::" => every(&|_, _| true),
             "0.0.0.0" => every(&|_, ip| ip.is_ipv4()),
             name if interfaces.iter().any(|interface| interface.name == name) => {
@@ -187,13 +189,13 @@ fn bound_to(listeners: &[Endpoint], interfaces: &[Interface]) -> Vec<String> {
     let beyond = interfaces.iter().filter(|i| !i.addresses.iter().all(IpAddr::is_loopback));
     beyond
         .filter(|interface| {
-            listeners.iter().any(|listener| match listener {
-                Endpoint::Tcp { host, .. } => match host.parse::<IpAddr>() {
+            listeners.iter().any(|listener| match listener.host_and_port() {
+                Some((host, _)) => match host.parse::<IpAddr>() {
                     Ok(ip) if ip.is_unspecified() => true,
                     Ok(ip) => interface.addresses.contains(&ip),
-                    Err(_) => host == "*" || *host == interface.name,
+                    Err(_) => host == "*" || host == interface.name,
                 },
-                _ => false,
+                None => false,
             })
         })
         .map(|interface| interface.name.clone())

@@ -183,11 +183,11 @@ fn token(text: &str) -> Result<(), String> {
 }
 
 fn dialable(endpoint: &Endpoint) -> Result<(), String> {
-    match endpoint {
-        Endpoint::Tcp { host, .. } if host == "*" || host == "0.0.0.0" || host == "::" => {
+    match endpoint.host_and_port() {
+        Some(("*" | "0.0.0.0" | "::", _)) => {
             Err(format!("{endpoint} can't be dialled: write the address that others use"))
         }
-        Endpoint::Tcp { port: 0, .. } => Err(format!("{endpoint} can't be dialled: write the port")),
+        Some((_, 0)) => Err(format!("{endpoint} can't be dialled: write the port")),
         _ => Ok(()),
     }
 }

@@ -19,7 +19,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::table::MAX_PER_SOURCE;
 use super::{Advert, BoxFuture, Change, Changes, DiscoveryError, Key, NodeId, Source};
-use crate::endpoint::Endpoint;
 use crate::sync::lock;
 
 const SERVICE_TYPE: &str = "_ripstop._tcp.local.";
@@ -283,8 +282,8 @@ fn describe(advert: &Advert) -> Option<(u16, Vec<(String, String)>)> {
     ];
     let reachable = advert.endpoints.iter().filter(|endpoint| !endpoint.is_local());
     for (index, endpoint) in reachable.enumerate() {
-        if let Endpoint::Tcp { port: here, .. } = endpoint {
-            port.get_or_insert(*here);
+        if let Some((_, here)) = endpoint.host_and_port() {
+            port.get_or_insert(here);
             entries.push((format!("e{index}"), endpoint.to_string()));
         }
     }

@@ -35,7 +35,7 @@ use crate::{
         },
     },
     socket::{
-        core::LinkOptions,
+        core::{LinkOptions, ListenOptions},
         gate::{self, Gate},
         listen::listen,
         monitor::Reporter,
@@ -263,7 +263,7 @@ impl NodeBuilder {
         for endpoint in wanted {
             let listening = listen(
                 endpoint.clone(),
-                shared.options.link.clone(),
+                ListenOptions { link: shared.options.link.clone(), tls: None },
                 shared.gate.clone(),
                 hub.clone(),
                 shared.monitor.clone(),

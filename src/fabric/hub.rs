@@ -13,9 +13,10 @@ use crate::{
     },
     socket::{
         ConnectError,
-        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        core::{Admission, Admit, Core, Disconnect, Flow, Origin, Refusal},
         pipe::Pipe,
     },
+    transport::tls::Proof,
     zmtp::{Peer, Received, SocketType},
 };
 
@@ -57,7 +58,25 @@ fn place(lane: Option<&[u8]>, theirs: SocketType) -> Result<(Place, SocketType),
 }
 
 impl Core for Hub {
-    fn admit(&self, peer: &Peer, from: &Origin) -> Result<Admission, Refusal> {
+    fn admit(&self, peer: &Peer, from: &Origin, _: &Proof) -> Admit {
+        Admit::Now(self.admission(peer, from))
+    }
+
+    fn joined(&self, _: &Arc<Pipe>) {}
+
+    fn deliver(&self, _: &Arc<Pipe>, _: &mut Received) -> Flow {
+        Flow::Close("not attached to a lane".into())
+    }
+
+    fn left(&self, _: &Arc<Pipe>, _: &Disconnect) {}
+
+    fn failed(&self, origin: &Origin, error: &ConnectError, _: Option<std::time::Duration>) {
+        tracing::debug!(remote = origin.remote(), %error, "a handshake failed");
+    }
+}
+
+impl Hub {
+    fn admission(&self, peer: &Peer, from: &Origin) -> Result<Admission, Refusal> {
         let refuse = |label: &'static str, reason: String, last: bool| {
             tracing::debug!(remote = from.remote(), %reason, "refused");
             metrics::counter!("ripstop_connections_refused_total", "reason" => label).increment(1);
@@ -83,19 +102,7 @@ impl Core for Hub {
             Place::Work => (self.credited.clone(), Lane::Work),
             Place::ForeignWork => (self.foreign.clone(), Lane::Work),
         };
-        Ok(Admission { local: shared.local(ours, Some(lane)), core })
-    }
-
-    fn joined(&self, _: &Arc<Pipe>) {}
-
-    fn deliver(&self, _: &Arc<Pipe>, _: &mut Received) -> Flow {
-        Flow::Close("not attached to a lane".into())
-    }
-
-    fn left(&self, _: &Arc<Pipe>, _: &Disconnect) {}
-
-    fn failed(&self, origin: &Origin, error: &ConnectError, _: Option<std::time::Duration>) {
-        tracing::debug!(remote = origin.remote(), %error, "a handshake failed");
+        Ok(Admission { local: shared.local(ours, Some(lane)), core, about: None })
     }
 }
 

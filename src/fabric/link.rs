@@ -19,11 +19,12 @@ use crate::{
     fabric::{balance::Load, calls::pending::Pending, error::instance_name, shared::Shared, wire::property},
     socket::{
         ConnectError,
-        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        core::{Admission, Admit, Core, Disconnect, Flow, Origin, Refusal},
         dial::{Dial, dial},
         pipe::Pipe,
     },
     sync::lock,
+    transport::tls::Proof,
     zmtp::{Peer, Received, SocketType},
 };
 
@@ -466,8 +467,8 @@ impl Dialled {
     }
 }
 
-impl Core for Dialled {
-    fn admit(&self, peer: &Peer, _: &Origin) -> Result<Admission, Refusal> {
+impl Dialled {
+    fn admission(&self, peer: &Peer) -> Result<Admission, Refusal> {
         let closing = |reason: &str| Refusal { reason: reason.into(), last: false };
         let gone = || closing("the node is gone");
         let shared = self.shared.upgrade().ok_or_else(gone)?;
@@ -496,7 +497,13 @@ impl Core for Dialled {
             return Err(Refusal { reason: "identified".into(), last: false });
         }
         let core = self.me.upgrade().ok_or_else(gone)?;
-        Ok(Admission { local: shared.local(self.lane.dials_as(), Some(self.lane)), core })
+        Ok(Admission { local: shared.local(self.lane.dials_as(), Some(self.lane)), core, about: None })
+    }
+}
+
+impl Core for Dialled {
+    fn admit(&self, peer: &Peer, _: &Origin, _: &Proof) -> Admit {
+        Admit::Now(self.admission(peer))
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {

@@ -172,6 +172,7 @@ impl Shared {
         DialOptions {
             local: self.local(lane.dials_as(), Some(lane)),
             link: self.options.link.clone(),
+            tls: None,
             keep_queue: false,
             reconnect: None,
         }

@@ -1,21 +1,24 @@
 //! What stands behind connections, and what passes between it and them.
 
+use std::any::Any;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::Endpoint;
 use crate::socket::error::ConnectError;
 use crate::socket::pipe::Pipe;
+use crate::transport::tls::{Acceptor, Connector, Proof};
 use crate::zmtp::{self, Heartbeat, Limits, Local, Received};
 
 /// A socket, or a lane of the fabric. Every method is called from a connection's task and must not block; none is
 /// called with a lock of the engine held, so all of [`Pipe`]'s methods may be used inside.
 pub(crate) trait Core: Send + Sync + 'static {
-    /// The peer's READY has been read. To a dialled connection our READY was sent already (from
+    /// The peer's READY has been read, and whatever it could prove is proven. To a dialled connection our READY was sent already (from
     /// [`DialOptions::local`]); to an accepted one it is sent now, from the admission. Later calls for this
     /// connection go to [`Admission::core`].
-    fn admit(&self, peer: &zmtp::Peer, from: &Origin) -> Result<Admission, Refusal>;
+    fn admit(&self, peer: &zmtp::Peer, from: &Origin, proof: &Proof) -> Admit;
 
     /// Messages may flow. May put, e.g. subscriptions by [`Pipe::put_control`].
     fn joined(&self, pipe: &Arc<Pipe>);
@@ -35,12 +38,21 @@ pub(crate) trait Core: Send + Sync + 'static {
     fn failed(&self, _origin: &Origin, _error: &ConnectError, _retry_in: Option<Duration>) {}
 }
 
+/// The answer to a peer that wants to come in.
+pub(crate) enum Admit {
+    Now(Result<Admission, Refusal>),
+    /// Somebody has to be asked. Nothing of the peer's is read meanwhile; the future has to end by itself.
+    Later(Pin<Box<dyn Future<Output = Result<Admission, Refusal>> + Send>>),
+}
+
 /// A peer may come in.
 pub(crate) struct Admission {
     /// What our READY says (to an accepted connection; ignored for a dialled one).
     pub(crate) local: Local,
     /// Whom this connection's later calls go to.
     pub(crate) core: Arc<dyn Core>,
+    /// What the core wants to find again with this connection: [`Pipe::about`].
+    pub(crate) about: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A peer may not come in.
@@ -164,12 +176,22 @@ impl Reconnect {
     }
 }
 
+/// How to listen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListenOptions {
+    pub(crate) link: LinkOptions,
+    /// TLS for those who begin with it; everyone else is turned away. `None`: no TLS.
+    pub(crate) tls: Option<Acceptor>,
+}
+
 /// How to dial.
 #[derive(Clone, Debug)]
 pub(crate) struct DialOptions {
     /// What our READY says.
     pub(crate) local: Local,
     pub(crate) link: LinkOptions,
+    /// TLS, and nothing without it; `None`: plain ZMTP.
+    pub(crate) tls: Option<Connector>,
     /// One pipe from now on, which outlives connections and takes messages before the first; else one per connection.
     pub(crate) keep_queue: bool,
     /// `None`: one attempt, one connection.

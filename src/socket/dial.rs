@@ -14,7 +14,8 @@ use crate::socket::link::{self, End, Owner, Setup};
 use crate::socket::monitor::{Event, Reporter};
 use crate::socket::pipe::{Closing, Pipe};
 use crate::sync::{Flag, lock};
-use crate::transport;
+use crate::transport::tls::{Proof, explain};
+use crate::transport::{self, Stream};
 
 /// A connection that lasted this long was a success: the next wait is short again.
 const LASTED: Duration = Duration::from_secs(1);
@@ -92,7 +93,13 @@ async fn keep(shared: Arc<Shared>, core: Arc<dyn Core>) {
         let attempt = async {
             let origin = shared.origin(String::new());
             match timeout(shared.options.link.limits.handshake, transport::connect(&shared.endpoint)).await {
-                Ok(Ok((stream, remote))) => Ok((stream, shared.origin(remote.text))),
+                Ok(Ok((stream, remote))) => {
+                    let origin = shared.origin(remote.text);
+                    match shared.secure(stream).await {
+                        Ok((stream, proof)) => Ok((stream, proof, origin)),
+                        Err(reason) => Err((origin, shared.handshake_error(reason))),
+                    }
+                }
                 Ok(Err(source)) => Err((origin, shared.io_error(source))),
                 Err(_) => Err((origin, shared.io_error(std::io::ErrorKind::TimedOut.into()))),
             }
@@ -104,10 +111,11 @@ async fn keep(shared: Arc<Shared>, core: Arc<dyn Core>) {
         };
         // Why there is no connection (any more), and whether the core has to be told.
         let (origin, error, tell) = match attempt {
-            Ok((stream, origin)) => {
+            Ok((stream, proof, origin)) => {
                 let origin = Arc::new(origin);
                 let setup = Setup {
                     origin: origin.clone(),
+                    proof,
                     core: core.clone(),
                     options: shared.options.link.clone(),
                     local: Some(shared.options.local.clone()),
@@ -124,19 +132,19 @@ async fn keep(shared: Arc<Shared>, core: Arc<dyn Core>) {
                 }
                 let (endpoint, reason) = (shared.endpoint.clone(), end.reason);
                 if !end.was_up {
-                    tracing::debug!(%endpoint, remote = origin.remote(), reason, "handshake failed");
-                    shared.monitor.report(|| Event::HandshakeFailed {
-                        endpoint: endpoint.clone(),
-                        remote: origin.remote().to_owned(),
-                        reason: reason.clone(),
-                    });
+                    shared.report_failed(&origin, &reason);
                 }
                 match end.last {
                     true => (origin, ConnectError::Refused { endpoint, reason }, true),
                     false => (origin, ConnectError::Handshake { endpoint, reason }, !end.was_up),
                 }
             }
-            Err((origin, error)) => (Arc::new(origin), error, true),
+            Err((origin, error)) => {
+                if let ConnectError::Handshake { reason, .. } = &error {
+                    shared.report_failed(&origin, reason);
+                }
+                (Arc::new(origin), error, true)
+            }
         };
         let reason = match &error {
             ConnectError::Handshake { reason, .. } => reason.clone(),
@@ -173,6 +181,29 @@ async fn keep(shared: Arc<Shared>, core: Arc<dyn Core>) {
 impl Shared {
     fn origin(&self, remote: String) -> Origin {
         Origin::Dialled { endpoint: self.endpoint.clone(), dial: self.id, remote }
+    }
+
+    /// TLS, if this dial has it.
+    async fn secure(&self, stream: Stream) -> Result<(Stream, Proof), String> {
+        let Some(connector) = &self.options.tls else { return Ok((stream, Proof::None)) };
+        match timeout(self.options.link.limits.handshake, connector.connect(stream)).await {
+            Ok(Ok(secured)) => Ok(secured),
+            Ok(Err(error)) => Err(format!("TLS: {}", explain(&error))),
+            Err(_) => Err("TLS: the handshake was not finished in time".into()),
+        }
+    }
+
+    fn handshake_error(&self, reason: String) -> ConnectError {
+        ConnectError::Handshake { endpoint: self.endpoint.clone(), reason }
+    }
+
+    fn report_failed(&self, origin: &Origin, reason: &str) {
+        tracing::debug!(endpoint = %self.endpoint, remote = origin.remote(), reason, "handshake failed");
+        self.monitor.report(|| Event::HandshakeFailed {
+            endpoint: self.endpoint.clone(),
+            remote: origin.remote().to_owned(),
+            reason: reason.to_owned(),
+        });
     }
 
     fn io_error(&self, source: std::io::Error) -> ConnectError {

@@ -13,6 +13,9 @@ pub enum ConnectError {
     /// `*` says where to listen, not whom to dial.
     #[error("{0} can be bound but not dialled: name the host")]
     NotDialable(Endpoint),
+    /// `tls+tcp://` without the keys for it.
+    #[error("{0} takes keys: `Options::tls` (feature `tls`)")]
+    NoTls(Endpoint),
     /// The socket is closed.
     #[error("the socket is closed")]
     Closed,
@@ -46,7 +49,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// `RS0001` to `RS0007`.
+    /// `RS0001` to `RS0007`, or `RS0020`.
     ///
     /// ```
     /// assert_eq!(ripstop::socket::ConnectError::Closed.code().to_string(), "RS0003");
@@ -55,6 +58,7 @@ impl ConnectError {
         match self {
             Self::Endpoint(error) => error.code(),
             Self::NotDialable(_) => Code::new(2),
+            Self::NoTls(_) => Code::new(20),
             Self::Closed => Code::new(3),
             Self::NoRuntime => Code::new(7),
             Self::Io { .. } => Code::new(4),
@@ -70,7 +74,9 @@ impl ConnectError {
     /// ```
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Endpoint(_) | Self::NotDialable(_) | Self::Closed | Self::NoRuntime => Fault::Caller,
+            Self::Endpoint(_) | Self::NotDialable(_) | Self::NoTls(_) | Self::Closed | Self::NoRuntime => {
+                Fault::Caller
+            }
             Self::Io { .. } => Fault::Network,
             Self::Handshake { .. } | Self::Refused { .. } => Fault::Peer,
         }
@@ -93,6 +99,9 @@ pub enum BindError {
     /// The text is no endpoint.
     #[error(transparent)]
     Endpoint(#[from] ParseEndpointError),
+    /// `tls+tcp://` without the keys for it.
+    #[error("{0} takes keys: `Options::tls` (feature `tls`)")]
+    NoTls(Endpoint),
     /// The socket is closed.
     #[error("the socket is closed")]
     Closed,
@@ -110,7 +119,7 @@ pub enum BindError {
 }
 
 impl BindError {
-    /// `RS0001`, `RS0003`, `RS0007` or `RS0008`.
+    /// `RS0001`, `RS0003`, `RS0007`, `RS0008` or `RS0020`.
     ///
     /// ```
     /// assert_eq!(ripstop::socket::BindError::Closed.code().to_string(), "RS0003");
@@ -118,6 +127,7 @@ impl BindError {
     pub fn code(&self) -> Code {
         match self {
             Self::Endpoint(error) => error.code(),
+            Self::NoTls(_) => Code::new(20),
             Self::Closed => Code::new(3),
             Self::NoRuntime => Code::new(7),
             Self::Io { .. } => Code::new(8),
@@ -131,7 +141,7 @@ impl BindError {
     /// ```
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Endpoint(_) | Self::Closed | Self::NoRuntime => Fault::Caller,
+            Self::Endpoint(_) | Self::NoTls(_) | Self::Closed | Self::NoRuntime => Fault::Caller,
             Self::Io { .. } => Fault::Local,
         }
     }

@@ -5,6 +5,7 @@
 //! a second task.
 
 use std::io::{self, IoSlice};
+use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,12 +15,13 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use crate::socket::batch::Sending;
-use crate::socket::core::{Core, Disconnect, Flow, LinkOptions, Origin};
+use crate::socket::core::{Admission, Admit, Core, Disconnect, Flow, LinkOptions, Origin, Refusal};
 use crate::socket::limit::Limit;
 use crate::socket::monitor::{Event, Reporter};
 use crate::socket::pipe::{Next, Pipe, Signal};
 use crate::socket::readbuf::ReadBuf;
 use crate::transport::Stream;
+use crate::transport::tls::{Proof, explain};
 use crate::zmtp::{Config, Connection, Local, ProtocolError, Received, State};
 
 /// After everything is flushed, the peer has this long to close its side too: closing with bytes of the peer's
@@ -33,6 +35,7 @@ const SLICES: usize = 32;
 /// What a link begins with.
 pub(super) struct Setup {
     pub(super) origin: Arc<Origin>,
+    pub(super) proof: Proof,
     pub(super) core: Arc<dyn Core>,
     pub(super) options: LinkOptions,
     /// Dialled: our READY. Accepted: `None`, the core says it.
@@ -89,11 +92,16 @@ impl From<ProtocolError> for Cause {
     }
 }
 
+type Asking = Pin<Box<dyn Future<Output = Result<Admission, Refusal>> + Send>>;
+
 struct Link {
     stream: Stream,
     conn: Connection,
     origin: Arc<Origin>,
+    proof: Proof,
     core: Arc<dyn Core>,
+    /// Whether the peer may come in is being asked; nothing is read meanwhile.
+    asking: Option<Asking>,
     options: LinkOptions,
     pipe: Option<Arc<Pipe>>,
     up: bool,
@@ -108,6 +116,8 @@ struct Link {
     sending: Option<Sending>,
     /// The last write found no room.
     blocked: bool,
+    /// Written since the last flush, which only some transports need.
+    unflushed: bool,
     write_error: Option<(io::Error, Instant)>,
     stage: Stage,
     cause: Option<Cause>,
@@ -152,7 +162,9 @@ impl Link {
             stream,
             conn: Connection::new(config, now.into_std()),
             origin: setup.origin,
+            proof: setup.proof,
             core: setup.core,
+            asking: None,
             options: setup.options,
             keep: setup.kept.is_some(),
             pipe: setup.kept,
@@ -163,6 +175,7 @@ impl Link {
             small_at: 0,
             sending: None,
             blocked: false,
+            unflushed: false,
             write_error: None,
             stage: Stage::Up,
             cause: None,
@@ -190,6 +203,7 @@ impl Link {
         loop {
             self.look(cx)?;
             self.tick()?;
+            self.poll_asking(cx)?;
             let wrote = self.poll_write(cx)?.is_ready();
             let read = self.poll_read(cx)?.is_ready();
             if !wrote && !read && self.poll_alarm(cx).is_pending() {
@@ -302,6 +316,16 @@ impl Link {
         // Not more at once, so that reading has its turn before the task's budget is spent.
         for _ in 0..4 {
             if !self.prepare() {
+                // TLS may have taken what the kernel has no room for yet.
+                if mem::take(&mut self.unflushed)
+                    && Pin::new(&mut self.stream)
+                        .poll_flush(cx)
+                        .map_err(|error| broken("writing", &error))?
+                        .is_pending()
+                {
+                    self.unflushed = true;
+                    break;
+                }
                 self.poll_leave(cx)?;
                 break;
             }
@@ -312,7 +336,7 @@ impl Link {
                 }
                 Poll::Ready(Ok(())) => {
                     progress = true;
-                    if std::mem::take(&mut self.blocked) {
+                    if mem::take(&mut self.blocked) {
                         // The kernel had no room and has some again: the peer took something.
                         self.conn.wrote(Instant::now().into_std());
                     }
@@ -403,6 +427,7 @@ impl Link {
         } else {
             return Poll::Ready(Ok(()));
         };
+        self.unflushed = true;
         Poll::Ready(if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) })
     }
 
@@ -439,7 +464,7 @@ impl Link {
 
     /// Ready: something came or changed; call again.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Cause> {
-        if self.paused || self.is_full() {
+        if self.paused || self.asking.is_some() || self.is_full() {
             return Ok(Poll::Pending);
         }
         let room = self.reads.prepare(self.conn.wanted());
@@ -460,7 +485,9 @@ impl Link {
                     pipe.came(n);
                 }
             }
-            Poll::Ready(Err(error)) => return Err(self.gone(&format!("reading failed: {error}"))),
+            Poll::Ready(Err(error)) => {
+                return Err(self.gone(&format!("reading failed: {}", explain(&error))));
+            }
         }
         self.input(Instant::now())?;
         Ok(Poll::Ready(()))
@@ -504,8 +531,27 @@ impl Link {
     }
 
     fn admit(&mut self, now: Instant) -> Result<(), Cause> {
+        let Some(peer) = self.conn.peer() else { return Ok(()) };
+        match self.core.admit(peer, &self.origin, &self.proof) {
+            Admit::Now(verdict) => self.verdict(verdict, now),
+            Admit::Later(asking) => {
+                self.asking = Some(asking);
+                Ok(())
+            }
+        }
+    }
+
+    fn poll_asking(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
+        let Some(asking) = &mut self.asking else { return Ok(()) };
+        let Poll::Ready(verdict) = asking.as_mut().poll(cx) else { return Ok(()) };
+        self.asking = None;
+        self.verdict(verdict, Instant::now())?;
+        if self.up { self.deliver() } else { Ok(()) }
+    }
+
+    fn verdict(&mut self, verdict: Result<Admission, Refusal>, now: Instant) -> Result<(), Cause> {
         let Some(peer) = self.conn.peer().cloned() else { return Ok(()) };
-        let admission = match self.core.admit(&peer, &self.origin) {
+        let admission = match verdict {
             Ok(admission) => admission,
             Err(refusal) => {
                 if refusal.last {
@@ -527,7 +573,7 @@ impl Link {
         if !self.owner.ready(&pipe) {
             return Err(Cause::Broken("closing".into()));
         }
-        pipe.attach(Arc::new(peer), self.origin.clone());
+        pipe.attach(Arc::new(peer), self.origin.clone(), admission.about);
         self.up = true;
         self.core.joined(&pipe);
         let (endpoint, remote) = (self.origin.endpoint(), self.origin.remote());
@@ -608,5 +654,5 @@ impl Link {
 }
 
 fn broken(doing: &str, error: &io::Error) -> Cause {
-    Cause::Broken(format!("{doing} failed: {error}"))
+    Cause::Broken(format!("{doing} failed: {}", explain(error)))
 }

@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use crate::endpoint::Endpoint;
-use crate::socket::core::{Core, LinkOptions, Origin};
+use crate::socket::core::{Core, ListenOptions, Origin};
 use crate::socket::error::ConnectError;
 use crate::socket::gate::{Gate, Pass, network};
 use crate::socket::limit::Limit;
@@ -17,7 +19,9 @@ use crate::socket::link::{self, Owner, Setup};
 use crate::socket::monitor::{Event, Reporter};
 use crate::socket::pipe::Pipe;
 use crate::sync::{Flag, lock};
+use crate::transport::tls::{First, Proof, explain};
 use crate::transport::{self, PeerAddr, Stream};
+use crate::zmtp;
 
 /// How long to wait when the system has no descriptors left and no handshake can be given up for one.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -29,7 +33,7 @@ pub(crate) struct Listening(Arc<Shared>);
 
 struct Shared {
     endpoint: Endpoint,
-    options: LinkOptions,
+    options: ListenOptions,
     gate: Arc<Gate>,
     core: Arc<dyn Core>,
     monitor: Reporter,
@@ -72,7 +76,7 @@ impl Listening {
 /// Accepts connections at `endpoint` that `gate` lets in, from a task of its own.
 pub(crate) async fn listen(
     endpoint: Endpoint,
-    options: LinkOptions,
+    options: ListenOptions,
     gate: Arc<Gate>,
     core: Arc<dyn Core>,
     monitor: Reporter,
@@ -163,27 +167,55 @@ impl Shared {
     /// `_pass` counts the connection in until its end.
     async fn serve(self: Arc<Self>, id: u64, stream: Stream, remote: String, _pass: Pass) {
         let origin = Arc::new(Origin::Accepted { endpoint: self.endpoint.clone(), remote });
+        let began = Instant::now();
+        let mut options = self.options.link.clone();
+        let (stream, proof) = match self.secure(stream).await {
+            Ok(secured) => secured,
+            Err(reason) => return self.failed(id, &origin, reason, false),
+        };
+        // One time limit for the whole handshake.
+        options.limits.handshake = options.limits.handshake.saturating_sub(began.elapsed());
         let setup = Setup {
             origin: origin.clone(),
+            proof,
             core: self.core.clone(),
-            options: self.options.clone(),
+            options,
             local: None,
             kept: None,
             monitor: self.monitor.clone(),
             owner: Arc::new(Accepted { listener: self.clone(), id }),
         };
         let end = link::run(stream, setup).await;
-        if end.was_up {
-            return;
+        if !end.was_up {
+            self.failed(id, &origin, end.reason, end.last);
         }
+    }
+
+    /// TLS, if this listener has it: then nobody comes in without.
+    async fn secure(&self, stream: Stream) -> Result<(Stream, Proof), String> {
+        let Some(acceptor) = &self.options.tls else { return Ok((stream, Proof::None)) };
+        match timeout(self.options.link.limits.handshake, acceptor.accept(stream)).await {
+            Ok(Ok(First::Tls(stream, proof))) => Ok((stream, proof)),
+            Ok(Ok(First::Plain(mut stream))) => {
+                // A ZMTP peer learns from this that encryption is wanted; whether it comes does not matter here.
+                let _ = stream.write_all(&zmtp::secured_greeting()).await;
+                let _ = stream.shutdown().await;
+                Err("the peer does not encrypt, and this side has keys".into())
+            }
+            Ok(Err(error)) => Err(format!("TLS: {}", explain(&error))),
+            Err(_) => Err("the handshake was not finished in time".into()),
+        }
+    }
+
+    fn failed(&self, id: u64, origin: &Origin, reason: String, last: bool) {
         self.done(id);
-        self.report_failed(origin.remote(), &end.reason);
-        let (endpoint, reason) = (self.endpoint.clone(), end.reason);
-        let error = match end.last {
+        self.report_failed(origin.remote(), &reason);
+        let endpoint = self.endpoint.clone();
+        let error = match last {
             true => ConnectError::Refused { endpoint, reason },
             false => ConnectError::Handshake { endpoint, reason },
         };
-        self.core.failed(&origin, &error, None);
+        self.core.failed(origin, &error, None);
     }
 
     /// Takes a handshake off the list; `false`: it was evicted.

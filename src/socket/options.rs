@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::socket::core::{LinkOptions, Reconnect};
 use crate::socket::gate;
 use crate::socket::subscriptions::Caps;
+use crate::transport::tls::{Acceptor, Connector};
 use crate::zmtp::{Heartbeat, Limits, Local, SocketType};
 
 /// What a publisher does with a message for a subscriber whose queue is full.
@@ -50,6 +51,8 @@ pub struct Options {
     pub(super) verbose: bool,
     pub(super) caps: Caps,
     pub(super) gate: gate::Caps,
+    pub(super) acceptor: Option<Acceptor>,
+    pub(super) connector: Option<Connector>,
 }
 
 impl Default for Options {
@@ -68,6 +71,8 @@ impl Default for Options {
             verbose: false,
             caps: Caps { count: 65_536, length: 4096, bytes: 16 << 20 },
             gate: gate::Caps::default(),
+            acceptor: None,
+            connector: None,
         }
     }
 }
@@ -397,6 +402,27 @@ impl Options {
     #[must_use]
     pub fn peer_memory(mut self, bytes: usize) -> Self {
         self.link.memory = bytes;
+        self
+    }
+
+    /// What `tls+tcp://` endpoints use, bound and dialled: the certificates that this side shows, and whom it trusts.
+    /// Default none. Both sides should be TLS 1.3 with certificates on each; the address that was dialled is not
+    /// compared with the name in the peer's certificate, which the client configuration's verifier has to judge. A message is sealed together with its whole batch.
+    ///
+    /// ```no_run
+    /// # fn f(server: std::sync::Arc<rustls::ServerConfig>, client: std::sync::Arc<rustls::ClientConfig>) {
+    /// let options = ripstop::socket::Options::new().tls(server, client);
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(
+        mut self,
+        server: std::sync::Arc<rustls::ServerConfig>,
+        client: std::sync::Arc<rustls::ClientConfig>,
+    ) -> Self {
+        self.acceptor = Some(Acceptor(std::sync::Arc::new(move || server.clone())));
+        self.connector = Some(Connector(std::sync::Arc::new(move || client.clone())));
         self
     }
 

@@ -2,6 +2,7 @@
 //!
 //! One short lock per message: puts append encoded bytes, the connection's task swaps whole chunks out.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -64,6 +65,7 @@ enum Phase {
 struct Who {
     peer: Option<Arc<Peer>>,
     origin: Arc<Origin>,
+    about: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Pipe {
@@ -80,7 +82,7 @@ impl Pipe {
                 refused: false,
                 resumed: false,
             }),
-            who: Mutex::new(Who { peer: None, origin }),
+            who: Mutex::new(Who { peer: None, origin, about: None }),
             account: Account::new(options.memory),
             space: Notify::new(),
             idle: Notify::new(),
@@ -96,6 +98,11 @@ impl Pipe {
     /// Who is at the other end; `None` while there is no connection.
     pub(crate) fn peer(&self) -> Option<Arc<Peer>> {
         lock(&self.who).peer.clone()
+    }
+
+    /// What the admission put down about the connection, if it is a `T`.
+    pub(crate) fn about<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        lock(&self.who).about.clone()?.downcast().ok()
     }
 
     pub(crate) fn origin(&self) -> Arc<Origin> {
@@ -413,8 +420,13 @@ impl Pipe {
     }
 
     /// A connection is up: to `peer`, driven by the task that polls next.
-    pub(super) fn attach(&self, peer: Arc<Peer>, origin: Arc<Origin>) {
-        *lock(&self.who) = Who { peer: Some(peer), origin };
+    pub(super) fn attach(
+        &self,
+        peer: Arc<Peer>,
+        origin: Arc<Origin>,
+        about: Option<Arc<dyn Any + Send + Sync>>,
+    ) {
+        *lock(&self.who) = Who { peer: Some(peer), origin, about };
     }
 
     /// Looks for signals and notes whom to wake for the next. Also returns whether reading may go on.

@@ -11,7 +11,9 @@ use crate::endpoint::{Endpoint, ParseEndpointError};
 use crate::message::{Frames, Message};
 use crate::socket::account::SUBSCRIPTION;
 use crate::socket::batch::Encoded;
-use crate::socket::core::{Admission, Core, DialOptions, Disconnect, Flow, Origin, Refusal};
+use crate::socket::core::{
+    Admission, Admit, Core, DialOptions, Disconnect, Flow, ListenOptions, Origin, Refusal,
+};
 use crate::socket::dial::{Dial, dial};
 use crate::socket::error::{BindError, ConnectError, NoSuchEndpoint, RecvError, SendError};
 use crate::socket::gate::Gate;
@@ -25,6 +27,7 @@ use crate::socket::policy::{self, Incoming, Outgoing, Policy};
 use crate::socket::rep::Asking;
 use crate::socket::subscriptions::{Change, Subscribers, Trie};
 use crate::sync::{Flag, lock};
+use crate::transport::tls::Proof;
 use crate::zmtp::{self, Command, Received, SocketType, encode_subscription};
 
 /// The most that can be sent as one message, whatever the options say.
@@ -122,9 +125,17 @@ impl Shared {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BindError::NoRuntime);
         }
+        let tls = self.options.acceptor.clone();
+        if matches!(endpoint, Endpoint::Tls { .. }) && tls.is_none() {
+            return Err(BindError::NoTls(endpoint));
+        }
         let listening = listen(
             endpoint.clone(),
-            self.options.link.clone(),
+            // A socket with TLS may also listen without it, where it says so.
+            ListenOptions {
+                link: self.options.link.clone(),
+                tls: tls.filter(|_| matches!(endpoint, Endpoint::Tls { .. })),
+            },
             self.gate.clone(),
             this,
             self.monitor.clone(),
@@ -147,16 +158,21 @@ impl Shared {
         E::Error: Into<ParseEndpointError>,
     {
         let endpoint = endpoint.try_into().map_err(Into::into)?;
-        if matches!(&endpoint, Endpoint::Tcp { host, port } if host == "*" || *port == 0) {
+        if matches!(endpoint.host_and_port(), Some(("*", _) | (_, 0))) {
             return Err(ConnectError::NotDialable(endpoint));
         }
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConnectError::NoRuntime);
         }
+        let tls = self.options.connector.clone().filter(|_| matches!(endpoint, Endpoint::Tls { .. }));
+        if matches!(endpoint, Endpoint::Tls { .. }) && tls.is_none() {
+            return Err(ConnectError::NoTls(endpoint));
+        }
         let Some(this) = self.this.upgrade() else { return Err(ConnectError::Closed) };
         let options = DialOptions {
             local: self.options.local(self.socket_type),
             link: self.options.link.clone(),
+            tls,
             keep_queue: self.policy.keep_queue && !self.options.immediate,
             reconnect: self.options.reconnect,
         };
@@ -483,14 +499,14 @@ impl Shared {
 }
 
 impl Core for Shared {
-    fn admit(&self, _peer: &zmtp::Peer, from: &Origin) -> Result<Admission, Refusal> {
+    fn admit(&self, _peer: &zmtp::Peer, from: &Origin, _proof: &Proof) -> Admit {
         // A dialled connection may be needed to flush what is queued.
         let open = !self.closed.is_set() || from.dial().is_some();
         let Some(this) = self.this.upgrade().filter(|_| open) else {
-            return Err(Refusal { reason: "the socket is closed".into(), last: false });
+            return Admit::Now(Err(Refusal { reason: "the socket is closed".into(), last: false }));
         };
-        self.check_exclusive(from)?;
-        Ok(Admission { local: self.options.local(self.socket_type), core: this })
+        let local = self.options.local(self.socket_type);
+        Admit::Now(self.check_exclusive(from).map(|()| Admission { local, core: this, about: None }))
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {

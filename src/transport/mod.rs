@@ -1,8 +1,9 @@
-//! Bytes only: TCP, Unix sockets and connections within the process, behind one stream type.
+//! Bytes only: TCP, Unix sockets and connections within the process, behind one stream type; and TLS over any of them.
 
 mod inproc;
 mod ipc;
 mod tcp;
+pub(crate) mod tls;
 
 use std::io;
 use std::net::IpAddr;
@@ -31,7 +32,7 @@ pub(crate) struct PeerAddr {
 /// Connects once. A host name's addresses are tried one after the other.
 pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<(Stream, PeerAddr)> {
     match endpoint {
-        Endpoint::Tcp { host, port } => tcp::connect(host, *port).await,
+        Endpoint::Tcp { host, port } | Endpoint::Tls { host, port } => tcp::connect(host, *port).await,
         Endpoint::Ipc(path) => ipc::connect(path).await,
         Endpoint::Inproc(name) => inproc::connect(name),
     }
@@ -48,7 +49,9 @@ pub(crate) enum Listener {
 impl Listener {
     pub(crate) async fn bind(endpoint: &Endpoint) -> io::Result<Self> {
         Ok(match endpoint {
-            Endpoint::Tcp { host, port } => Self::Tcp(tcp::Listener::bind(host, *port).await?),
+            Endpoint::Tcp { host, port } | Endpoint::Tls { host, port } => {
+                Self::Tcp(tcp::Listener::bind(host, *port).await?)
+            }
             Endpoint::Ipc(path) => Self::Ipc(ipc::Listener::bind(path)?),
             Endpoint::Inproc(name) => Self::Inproc(inproc::Listener::bind(name)?),
         })

@@ -17,6 +17,9 @@ pub enum ProtocolError {
     /// The first bytes are not a ZMTP greeting: something else dialled this port, or this port is something else.
     #[error("the peer does not speak ZMTP")]
     NotZmtp,
+    /// The first byte is that of TLS, which this side does not speak: it has no keys.
+    #[error("the peer speaks TLS, but this side has no keys (`[security]` in ripstop.toml)")]
+    Tls,
     /// ZMTP 1 or 2 (libzmq before 4.0). Ours starts at 3.0.
     #[error("the peer speaks ZMTP {0}; 3.0 or later is needed")]
     UnsupportedVersion(u8),
@@ -146,6 +149,7 @@ impl ProtocolError {
     fn row(&self) -> (&'static str, u16, Fault) {
         match self {
             Self::NotZmtp => ("not-zmtp", 40, Fault::Peer),
+            Self::Tls => ("tls", 57, Fault::Config),
             Self::UnsupportedVersion(_) => ("unsupported-version", 41, Fault::Peer),
             Self::UnknownMechanism(_) => ("unknown-mechanism", 42, Fault::Peer),
             Self::MechanismMismatch { .. } => ("mechanism-mismatch", 43, Fault::Config),

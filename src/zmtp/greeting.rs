@@ -15,6 +15,8 @@ use super::ProtocolError;
 /// The length of a greeting, in bytes.
 pub(super) const LEN: usize = 64;
 
+/// What a TLS peer begins with.
+const TLS: u8 = 0x16;
 const SIGNATURE: usize = 10;
 const MECHANISM: std::ops::Range<usize> = 12..32;
 
@@ -43,6 +45,9 @@ pub(super) fn encode(mechanism: &'static str) -> [u8; LEN] {
 /// judged at once, because a peer that is not ZMTP 3 will wait for us and never send 64 bytes.
 pub(super) fn parse(bytes: &[u8], mechanism: &'static str) -> Result<Option<Greeting>, ProtocolError> {
     // The low bit of byte 9 is what libzmq looks at: in ZMTP 1 it would be the MORE flag of an identity frame.
+    if bytes.first() == Some(&TLS) {
+        return Err(ProtocolError::Tls);
+    }
     if bytes.first().is_some_and(|b| *b != 0xff) || bytes.get(SIGNATURE - 1).is_some_and(|b| b & 1 == 0) {
         return Err(ProtocolError::NotZmtp);
     }
@@ -87,6 +92,7 @@ mod tests {
     #[test]
     fn judged_as_early_as_possible() {
         assert_eq!(parse(b"GET / HTTP/1.1", "NULL"), Err(ProtocolError::NotZmtp));
+        assert_eq!(parse(&[0x16, 3, 1], "NULL"), Err(ProtocolError::Tls));
         assert_eq!(parse(&[0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0], "NULL"), Err(ProtocolError::NotZmtp));
         let mut old = encode("NULL");
         old[10] = 1;

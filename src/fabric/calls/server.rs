@@ -33,9 +33,10 @@ use crate::{
     message::Frame,
     socket::{
         account::OVERHEAD,
-        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        core::{Admit, Core, Disconnect, Flow, Origin, Refusal},
         pipe::{Pipe, Put},
     },
+    transport::tls::Proof,
     zmtp::{Peer, Received},
 };
 
@@ -329,9 +330,9 @@ impl Reply {
 pub(crate) struct CallsCore(pub(crate) Arc<Methods>);
 
 impl Core for CallsCore {
-    fn admit(&self, _: &Peer, _: &Origin) -> Result<Admission, Refusal> {
+    fn admit(&self, _: &Peer, _: &Origin, _: &Proof) -> Admit {
         // Connections come from the hub, already admitted.
-        Err(Refusal { reason: "not a listener".into(), last: false })
+        Admit::Now(Err(Refusal { reason: "not a listener".into(), last: false }))
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {

@@ -30,11 +30,12 @@ use crate::{
     socket::{
         Limit,
         account::SUBSCRIPTION,
-        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        core::{Admit, Core, Disconnect, Flow, Origin, Refusal},
         pipe::{Pipe, Put},
         subscriptions::Caps,
     },
     sync::{lock, read, write},
+    transport::tls::Proof,
     zmtp::{Command, Peer, Received},
 };
 
@@ -184,8 +185,8 @@ impl Topics {
 pub(crate) struct TopicsCore(pub(crate) Arc<Topics>);
 
 impl Core for TopicsCore {
-    fn admit(&self, _: &Peer, _: &Origin) -> Result<Admission, Refusal> {
-        Err(Refusal { reason: "not a listener".into(), last: false })
+    fn admit(&self, _: &Peer, _: &Origin, _: &Proof) -> Admit {
+        Admit::Now(Err(Refusal { reason: "not a listener".into(), last: false }))
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {

@@ -23,10 +23,11 @@ use crate::{
         wire,
     },
     socket::{
-        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        core::{Admit, Core, Disconnect, Flow, Origin, Refusal},
         pipe::Pipe,
     },
     sync::{lock, read, write},
+    transport::tls::Proof,
     zmtp::{Peer, Received, encode_subscription},
 };
 
@@ -197,8 +198,8 @@ pub(crate) struct FeedCore {
 }
 
 impl Core for FeedCore {
-    fn admit(&self, _: &Peer, _: &Origin) -> Result<Admission, Refusal> {
-        Err(Refusal { reason: "not a listener".into(), last: false })
+    fn admit(&self, _: &Peer, _: &Origin, _: &Proof) -> Admit {
+        Admit::Now(Err(Refusal { reason: "not a listener".into(), last: false }))
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {

@@ -22,10 +22,11 @@ use crate::{
         wire::{self, Envelope},
     },
     socket::{
-        core::{Admission, Core, Disconnect, Flow, Origin, Refusal},
+        core::{Admit, Core, Disconnect, Flow, Origin, Refusal},
         pipe::Pipe,
     },
     sync::lock,
+    transport::tls::Proof,
     zmtp::{Peer, Received},
 };
 
@@ -231,8 +232,8 @@ pub(crate) struct PullsCore {
 }
 
 impl Core for PullsCore {
-    fn admit(&self, _: &Peer, _: &Origin) -> Result<Admission, Refusal> {
-        Err(Refusal { reason: "not a listener".into(), last: false })
+    fn admit(&self, _: &Peer, _: &Origin, _: &Proof) -> Admit {
+        Admit::Now(Err(Refusal { reason: "not a listener".into(), last: false }))
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {

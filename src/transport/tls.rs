@@ -1,0 +1,238 @@
+//! TLS 1.3 below ZMTP: on the same port as plain ZMTP, because the first byte tells which of the two a peer speaks
+//! (0x16 begins a TLS handshake record, RFC 8446 5.1; 0xFF a ZMTP greeting).
+//!
+//! What is trusted and shown is not decided here: it is in the rustls configurations, which are asked for at each
+//! handshake, so that a change of keys reaches the next connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::Stream;
+
+#[cfg(feature = "tls")]
+pub(crate) use with_rustls::{Acceptor, Connector};
+
+/// The content type of a handshake record: what TLS begins with.
+pub(crate) const FIRST_BYTE: u8 = 0x16;
+
+/// Who is at the other end, as far as it was proven below ZMTP.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Proof {
+    /// Nothing is proven.
+    #[default]
+    None,
+    /// The certificates of a TLS peer that holds the first one's key, that first, in DER; verified by the rustls
+    /// configuration in force.
+    Certificates(Vec<Bytes>),
+}
+
+/// An accepted connection, once its first byte has told what it is.
+pub(crate) enum First {
+    /// TLS, with its handshake done.
+    Tls(Stream, Proof),
+    /// Something else, in all likelihood ZMTP; nothing is lost of it.
+    Plain(Stream),
+}
+
+/// Without the feature `tls` nobody can make one.
+#[cfg(not(feature = "tls"))]
+#[derive(Clone, Debug)]
+pub(crate) enum Acceptor {}
+
+/// Without the feature `tls` nobody can make one.
+#[cfg(not(feature = "tls"))]
+#[derive(Clone, Debug)]
+pub(crate) enum Connector {}
+
+#[cfg(not(feature = "tls"))]
+impl Acceptor {
+    async fn handshake(&self, _: Stream) -> io::Result<(Stream, Proof)> {
+        match *self {}
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+impl Connector {
+    pub(crate) async fn connect(&self, _: Stream) -> io::Result<(Stream, Proof)> {
+        match *self {}
+    }
+}
+
+impl Acceptor {
+    /// Waits for the first byte, and for the whole handshake if it is that of TLS. Not cancel safe: what was read is
+    /// lost with the connection.
+    pub(crate) async fn accept(&self, mut stream: Stream) -> io::Result<First> {
+        let first = stream.read_u8().await?;
+        let stream: Stream = Box::new(Again { first: Some(first), stream });
+        match first {
+            FIRST_BYTE => self.handshake(stream).await.map(|(stream, proof)| First::Tls(stream, proof)),
+            _ => Ok(First::Plain(stream)),
+        }
+    }
+}
+
+/// A connection's error in words that say what to look at; TLS tells of a refusal by an alert without any.
+pub(crate) fn explain(error: &io::Error) -> String {
+    #[cfg(feature = "tls")]
+    if let Some(text) = with_rustls::explain(error) {
+        return text;
+    }
+    match error.kind() {
+        // Also what rustls makes of a connection that ends without a goodbye.
+        io::ErrorKind::UnexpectedEof => "the peer closed the connection".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// A stream whose first byte was read already, and is read again.
+struct Again {
+    first: Option<u8>,
+    stream: Stream,
+}
+
+impl AsyncRead for Again {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buf.remaining() > 0
+            && let Some(first) = self.first.take()
+        {
+            buf.put_slice(&[first]);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Again {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(feature = "tls")]
+mod with_rustls {
+    use std::fmt;
+    use std::io;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::{ClientConfig, ServerConfig};
+
+    use super::{Proof, Stream};
+
+    /// What a listener shows and demands: the configuration for the handshake that begins now.
+    #[derive(Clone)]
+    pub(crate) struct Acceptor(pub(crate) Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>);
+
+    /// What a dial shows and demands.
+    #[derive(Clone)]
+    pub(crate) struct Connector(pub(crate) Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>);
+
+    impl fmt::Debug for Acceptor {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Acceptor")
+        }
+    }
+
+    impl fmt::Debug for Connector {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Connector")
+        }
+    }
+
+    /// What rustls holds of encrypted output before a write waits: a batch, so that none is cut in two.
+    const BUFFER: usize = 256 * 1024;
+
+    impl Acceptor {
+        pub(super) async fn handshake(&self, stream: Stream) -> io::Result<(Stream, Proof)> {
+            let mut stream = tokio_rustls::TlsAcceptor::from((self.0)()).accept(stream).await?;
+            stream.get_mut().1.set_buffer_limit(Some(BUFFER));
+            let proof = proof(stream.get_ref().1.peer_certificates());
+            Ok((Box::new(stream), proof))
+        }
+    }
+
+    impl Connector {
+        /// Not cancel safe: the connection is lost.
+        pub(crate) async fn connect(&self, stream: Stream) -> io::Result<(Stream, Proof)> {
+            // Who answers is judged by the name in its certificate that the configuration asks for, not by an address, so
+            // that this one is neither sent nor looked at.
+            let nobody = ServerName::try_from("ripstop.invalid").map_err(io::Error::other)?;
+            let mut stream = tokio_rustls::TlsConnector::from((self.0)()).connect(nobody, stream).await?;
+            stream.get_mut().1.set_buffer_limit(Some(BUFFER));
+            let proof = proof(stream.get_ref().1.peer_certificates());
+            Ok((Box::new(stream), proof))
+        }
+    }
+
+    /// `None`: it is no error of TLS.
+    pub(super) fn explain(error: &io::Error) -> Option<String> {
+        use rustls::{AlertDescription as Alert, Error, PeerIncompatible};
+        let error = error.get_ref()?.downcast_ref::<Error>()?;
+        Some(match error {
+            Error::AlertReceived(alert) => match alert {
+                Alert::CertificateRequired => {
+                    "the peer wants a certificate, and this side showed none".into()
+                }
+                Alert::CertificateExpired => "the peer refused our certificate: it has expired".into(),
+                Alert::CertificateRevoked => "the peer refused our certificate: it was revoked".into(),
+                Alert::UnknownCA => {
+                    "the peer refused our certificate: it does not trust the CA that issued it".into()
+                }
+                Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateUnknown
+                | Alert::AccessDenied => {
+                    format!("the peer refused our certificate ({alert:?}); its log says why")
+                }
+                Alert::ProtocolVersion => "the peer does not speak TLS 1.3".into(),
+                other => format!("the peer ended the handshake ({other:?})"),
+            },
+            Error::NoCertificatesPresented => "the peer showed no certificate".into(),
+            Error::InvalidCertificate(reason) => format!("the peer's certificate: {reason}"),
+            Error::PeerIncompatible(
+                PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::Tls13RequiredForQuic,
+            ) => "the peer does not speak TLS 1.3".into(),
+            Error::InvalidMessage(_) => "the peer does not speak TLS".into(),
+            Error::General(text) => text.clone(),
+            other => other.to_string(),
+        })
+    }
+
+    fn proof(certificates: Option<&[CertificateDer<'static>]>) -> Proof {
+        match certificates {
+            Some(chain) if !chain.is_empty() => {
+                Proof::Certificates(chain.iter().map(|der| Bytes::copy_from_slice(der)).collect())
+            }
+            _ => Proof::None,
+        }
+    }
+}
