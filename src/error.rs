@@ -5,6 +5,7 @@ use crate::{
     config::ConfigError,
     discovery::DiscoveryError,
     fabric::{CallError, PublishError, PushError, ReceiveError, ServeError, StartError, SubscribeError},
+    security::SecurityError,
 };
 
 /// `Result` with the wide [`Error`].
@@ -53,6 +54,8 @@ widen! {
     Config(ConfigError),
     /// A discovery source failed.
     Discovery(DiscoveryError),
+    /// Keys or rules can't be used.
+    Security(SecurityError),
     /// A method could not be offered.
     Serve(ServeError),
     /// A call failed.

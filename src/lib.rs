@@ -36,6 +36,7 @@
 //! | [`fabric`] | [`Node`]: typed calls, events and work between named services |
 //! | [`discovery`] | who is there: sources, adverts, the directory |
 //! | [`config`] | `ripstop.toml` and the environment |
+//! | [`security`] | who may: identities, keys, permissions |
 //! | [`envelope`] | what a message says: header, body, subjects |
 //! | [`socket`] | ZeroMQ-style sockets, for their own sake |
 //! | [`zmtp`] | the protocol, pure: bytes and time in, messages out |
@@ -51,6 +52,7 @@ pub mod fabric;
 #[cfg(feature = "zeromq")]
 pub mod interop;
 pub mod message;
+pub mod security;
 pub mod socket;
 mod sync;
 mod transport;

@@ -141,12 +141,13 @@ pub(super) fn listeners(config: &Config, interfaces: &[Interface]) -> Result<Vec
             }
         }
     }
-    if let (false, Some(open)) = (config.security.insecure, endpoints.iter().find(|e| is_beyond_loopback(e)))
-    {
+    let closed = config.security.insecure || config.security.has_keys();
+    if let (false, Some(open)) = (closed, endpoints.iter().find(|e| is_beyond_loopback(e))) {
         return Err(wrong(format!(
-            "{open} can be reached from other machines, where anybody could call this node and read along: add\n\n    \
-             [security]\n    insecure = true\n\nto ripstop.toml (or set RIPSTOP_SECURITY__INSECURE=true) if that is \
-             meant, or listen on tcp://127.0.0.1:0"
+            "{open} can be reached from other machines, where anybody could call this node and read along: make keys with \
+             `ripstop keys init` and `ripstop keys issue SERVICE` and add\n\n    [security]\n    dir = \"SERVICE\"\n\nto \
+             ripstop.toml (or set RIPSTOP_SECURITY__DIR); or write insecure = true there if that is meant, or listen on \
+             tcp://127.0.0.1:0"
         )));
     }
     Ok(endpoints)
@@ -282,6 +283,9 @@ mod tests {
             let error = listeners(&config, &machine()).unwrap_err().to_string();
             assert!(error.contains("insecure = true"), "{open}: {error}");
         }
+        let mut keys = Config { listen: vec!["tcp://*:0".into()], ..Config::default() };
+        keys.security.dir = Some("keys".into());
+        assert!(listeners(&keys, &machine()).is_ok());
         for closed in ["127.0.0.1", "::1", "tcp://localhost:5", "ipc:///tmp/a", "inproc://a", "lo"] {
             let config = Config { listen: vec![closed.into()], ..Config::default() };
             assert!(listeners(&config, &machine()).is_ok(), "{closed}");

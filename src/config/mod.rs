@@ -6,7 +6,11 @@
 //! listen = ["lan"]                  # default: tcp://127.0.0.1:0, this machine only
 //!
 //! [security]
-//! insecure = true                   # needed for a listener beyond loopback without keys
+//! dir = "keys"                      # a listener beyond loopback needs keys, or insecure = true
+//!
+//! [[allow]]
+//! who = "billing"
+//! call = ["pricing.*"]
 //!
 //! [[peers]]
 //! service = "ledger"
@@ -62,8 +66,10 @@ pub struct Config {
     pub peers: Vec<PeerConfig>,
     /// How to find others.
     pub discovery: DiscoveryConfig,
-    /// Who may.
+    /// Keys, and what holds without them.
     pub security: SecurityConfig,
+    /// Who may do what; see [`Permissions`](crate::security::Permissions). Default: none, so that defaults hold.
+    pub allow: Vec<AllowRule>,
     /// How much.
     pub limits: Limits,
     /// How long.
@@ -133,16 +139,93 @@ impl Default for DiscoveryConfig {
     }
 }
 
-/// `[security]`.
+/// `[security]`: where keys are. Relative paths begin at the directory of `ripstop.toml`.
 ///
 /// ```
-/// assert!(!ripstop::config::SecurityConfig::default().insecure);
+/// let security = ripstop::config::SecurityConfig::default();
+/// assert!(!security.insecure && !security.has_keys());
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SecurityConfig {
+    /// One directory with all of it, under these names: `ca.pem`, `node.pem`, `node.key`, `crl.pem`, `curve.key`, `curve.toml`; what
+    /// is not there is not used. Default: none. A key of its own below replaces one of these files.
+    pub dir: Option<PathBuf>,
+    /// Certificates of the CAs that are trusted, PEM; several are valid side by side. Default: `ca.pem` in `dir`.
+    pub ca: Option<PathBuf>,
+    /// This node's certificate and, after it, those between it and the CA, PEM. Default: `node.pem` in `dir`.
+    pub cert: Option<PathBuf>,
+    /// The private key of the certificate: PKCS#8, SEC1 or PKCS#1, PEM, for its owner's eyes only. Default: `node.key` in `dir`.
+    pub key: Option<PathBuf>,
+    /// Revocation lists, PEM. Default: `crl.pem` in `dir`; without it nothing is revoked.
+    pub crl: Option<PathBuf>,
+    /// This node's own CURVE secret key, Z85, for its owner's eyes only. Default: `curve.key` in `dir`.
+    pub curve_key: Option<PathBuf>,
+    /// Who is enrolled for CURVE: TOML, names and their Z85 public keys. Default: `curve.toml` in `dir`.
+    pub curve_names: Option<PathBuf>,
     /// Listen beyond loopback without keys: anybody who reaches the port can call, and read along. Default: false.
     pub insecure: bool,
+    /// Whether what no rule of `[[allow]]` allows is forbidden, instead of following the defaults. Default: false.
+    pub deny_by_default: bool,
+}
+
+impl SecurityConfig {
+    /// Whether keys are configured; if they are good, opening them tells.
+    ///
+    /// ```
+    /// use ripstop::config::SecurityConfig;
+    /// assert!(SecurityConfig { dir: Some("/etc/pricing/keys".into()), ..SecurityConfig::default() }.has_keys());
+    /// ```
+    pub fn has_keys(&self) -> bool {
+        self.dir.is_some() || self.cert.is_some() || self.key.is_some() || self.curve_key.is_some()
+    }
+}
+
+/// One of `[[allow]]`: what `who` may do. A list that is there **replaces** the default of its action; see
+/// [`Permissions`](crate::security::Permissions).
+///
+/// ```
+/// use ripstop::config::AllowRule;
+/// let rule = AllowRule { call: Some(vec!["pricing.*".into()]), ..AllowRule::new("billing") };
+/// assert_eq!(rule.serve, None);
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowRule {
+    /// A service such as `billing`, an enrolled CURVE key such as `curve:reports`, or `*` for every member.
+    pub who: String,
+    /// Methods that it may call. Default: all.
+    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
+    pub call: Option<Vec<String>>,
+    /// Methods that it may serve. Default: those with its name as first token.
+    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
+    pub serve: Option<Vec<String>>,
+    /// Topics that it may publish to. Default: those with its name as first token.
+    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
+    pub publish: Option<Vec<String>>,
+    /// Topics that it may subscribe to. Default: all.
+    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
+    pub subscribe: Option<Vec<String>>,
+    /// Queues that it may push to. Default: all.
+    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
+    pub push: Option<Vec<String>>,
+    /// Queues that it may pull from. Default: those with its name as first token.
+    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
+    pub pull: Option<Vec<String>>,
+    /// Whether it may use the node's own subjects, which begin with `$`. Default: false.
+    #[serde(default)]
+    pub admin: bool,
+}
+
+impl AllowRule {
+    /// A rule that changes nothing yet.
+    ///
+    /// ```
+    /// assert_eq!(ripstop::config::AllowRule::new("*").who, "*");
+    /// ```
+    pub fn new(who: impl Into<String>) -> Self {
+        Self { who: who.into(), ..Self::default() }
+    }
 }
 
 /// `[limits]`: how much. Sizes are bytes, or text such as `"16MiB"`.
@@ -283,6 +366,7 @@ impl Default for Config {
             peers: Vec::new(),
             discovery: DiscoveryConfig::default(),
             security: SecurityConfig::default(),
+            allow: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -356,7 +440,7 @@ impl Config {
     ///
     /// # Errors
     /// An entry that is neither an endpoint, an address, an interface nor `lan`; `lan` where there is no private address; a
-    /// listener beyond loopback without `security.insecure`.
+    /// listener beyond loopback without keys and without `security.insecure`.
     ///
     /// ```
     /// use ripstop::config::Config;

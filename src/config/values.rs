@@ -76,6 +76,13 @@ fn parse_size(text: &str) -> Option<usize> {
     usize::try_from(number.checked_mul(unit)?).ok()
 }
 
+/// A list that may be left out: an empty one means something else than none.
+pub(super) fn some_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    list(deserializer).map(Some)
+}
+
 /// A list, or text with commas, as an environment variable has it.
 pub(super) fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     deserializer: D,

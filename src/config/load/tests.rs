@@ -34,6 +34,14 @@ interfaces = ["eth0"]
 
 [security]
 insecure = true
+deny_by_default = true
+dir = "keys"
+ca = "a"
+cert = "b"
+key = "c"
+crl = "d"
+curve_key = "e"
+curve_names = "f"
 
 [limits]
 max_message = "1MiB"
@@ -56,6 +64,16 @@ reconnect_max = "1s"
 service = "ledger"
 endpoint = "tcp://10.0.0.7:5555"
 roots = ["ledger", "books"]
+
+[[allow]]
+who = "billing"
+call = ["pricing.*"]
+serve = []
+publish = ["billing.>"]
+subscribe = ["orders.>"]
+push = ["emails"]
+pull = ["bills"]
+admin = true
 "#;
 
 #[test]
@@ -67,6 +85,7 @@ fn everything_can_be_set_and_written_back() {
     assert_eq!((config.limits.max_message, config.timeouts.call), (1 << 20, Duration::from_secs(90)));
     assert_eq!(config.metadata["Zone"], "eu-1");
     assert_eq!(config.peers[0].roots(), ["ledger", "books"]);
+    assert_eq!((config.allow[0].serve.as_deref(), config.allow[0].admin), (Some(&[][..]), true));
     assert_eq!(config.version, "1.10");
     let json = serde_json::to_string(config).unwrap();
     assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), *config);
@@ -120,7 +139,19 @@ fn mistakes_in_the_file_are_named_with_line_column_and_cure() {
             "ripstop.toml:2:1: unknown key `max_mesage`: did you mean `max_message`?",
         ),
         ("[limit]\nmax_message = 1", "ripstop.toml:1:2: unknown key `limit`: did you mean `limits`?"),
-        ("[security]\nzzz = 1", "ripstop.toml:2:1: unknown key `zzz`; the keys here are insecure"),
+        (
+            "[security]\nzzz = 1",
+            "ripstop.toml:2:1: unknown key `zzz`; the keys here are dir, ca, cert, key, crl,",
+        ),
+        ("[security]\nsert = 'a'", "2:1: unknown key `sert`: did you mean `cert`?"),
+        ("[[allow]]\nwho = 'a'\nsubscibe = []", "3:1: unknown key `subscibe`: did you mean `subscribe`?"),
+        ("[[allow]]\ncall = []", "1:1: missing field `who`"),
+        ("[[allow]]\nwho = 'a.b'", "2:7: `a.b` is nobody: write a service such as billing"),
+        ("[[allow]]\nwho = '*'\n[[allow]]\nwho = 'a'\npush = ['a', 'b.>.c']", "5:14: "),
+        (
+            "[[allow]]\nwho = '*'\ncall = ['$node.>']",
+            "3:9: `$node.>`: what begins with `$` takes admin = true",
+        ),
         (
             "[[peers]]\nservice = 'a'\nendpont = 'tcp://a:1'",
             "3:1: unknown key `endpont`: did you mean `endpoint`?",

@@ -1,0 +1,25 @@
+//! Who may: identities, the permission table, keys and certificates.
+//!
+//! An [`Identity`] is what a peer has **proven**: a SPIFFE ID out of a certificate, or the name under which a CURVE public key is
+//! enrolled. What that identity may do is in [`Permissions`], made from `[[allow]]` in `ripstop.toml`; an [`Authoriser`] of the
+//! program's own may be asked as well. What a message says of itself counts for nothing.
+//!
+//! ```
+//! use ripstop::security::{Action, Identity, Permissions};
+//!
+//! let table = Permissions::default();
+//! let billing: Identity = "spiffe://shop/service/billing".parse()?;
+//! assert!(table.allows(&billing, Action::Call, "pricing.quote"));
+//! assert!(!table.allows(&billing, Action::Publish, "pricing.changed"));
+//! # Ok::<(), ripstop::security::IdentityError>(())
+//! ```
+
+mod authorise;
+mod error;
+mod identity;
+pub(crate) mod permissions;
+
+pub use authorise::{AuthRequest, Authoriser, BoxFuture, Verdict};
+pub use error::{Refusal, SecurityError};
+pub use identity::{Identity, IdentityError};
+pub use permissions::{Action, Permissions};
