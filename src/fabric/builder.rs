@@ -26,6 +26,7 @@ use crate::{
             publisher::{Topics, TopicsCore},
             subscription::{FeedCore, Subscriptions},
         },
+        guard::Guard,
         hub::Hub,
         identity::{self, Identity},
         shared::{Options, Phase, Shared},
@@ -34,6 +35,7 @@ use crate::{
             push::Outlets,
         },
     },
+    security::Permissions,
     socket::{
         core::{LinkOptions, ListenOptions},
         gate::{self, Gate},
@@ -263,7 +265,7 @@ impl NodeBuilder {
         for endpoint in wanted {
             let listening = listen(
                 endpoint.clone(),
-                ListenOptions { link: shared.options.link.clone(), tls: None },
+                ListenOptions { link: shared.options.link.clone(), tls: shared.guard.acceptor() },
                 shared.gate.clone(),
                 hub.clone(),
                 shared.monitor.clone(),
@@ -343,6 +345,7 @@ impl NodeBuilder {
             subscriptions: Arc::new(Subscriptions::default()),
             outlets: Outlets::default(),
             pulls: Arc::new(Pulls::new(me.clone())),
+            guard: Guard::new(None, Permissions::default(), None),
             monitor: Reporter::default(),
             gate: Gate::new(gate),
             listeners: Mutex::default(),

@@ -7,6 +7,7 @@ use crate::{
     config::ConfigError,
     discovery::{DiscoveryError, NodeId},
     envelope::{DecodeError, EncodeError, SubjectError},
+    security::SecurityError,
 };
 
 /// Gives an error enum `code`, `fault` and `is_retryable` from one table.
@@ -59,6 +60,9 @@ pub enum StartError {
     /// A discovery source could not be opened.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
+    /// Keys or rules cannot be used, or the certificate is for another service or fabric.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The data directory cannot be used.
     #[error("data_dir {}: {reason}", path.display())]
     DataDir {
@@ -75,6 +79,7 @@ classify!(StartError {
     Self::Listen { .. } => (402, Local, true),
     Self::Discovery(_) => (403, Local, true),
     Self::DataDir { .. } => (408, Local, false),
+    Self::Security(_) => (409, Config, false),
 });
 
 /// A method could not be offered.
@@ -90,6 +95,14 @@ pub enum ServeError {
         /// The subject.
         subject: String,
     },
+    /// The service in this node's certificate may not serve it: peers would refuse the replies.
+    #[error("forbidden: {reason}")]
+    Forbidden {
+        /// The subject.
+        subject: String,
+        /// Who may not do what.
+        reason: String,
+    },
     /// The node is draining.
     #[error("this node is shutting down")]
     Draining,
@@ -98,6 +111,7 @@ pub enum ServeError {
 classify!(ServeError {
     Self::Subject(_) => (404, Caller, false),
     Self::Taken { .. } => (405, Caller, false),
+    Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
 });
 
@@ -199,6 +213,14 @@ pub enum CallError {
         /// Why the connection ended.
         reason: String,
     },
+    /// One side may not: this node may not call the method, or no instance that was found may serve it.
+    #[error("forbidden: {reason}")]
+    Forbidden {
+        /// The method.
+        subject: String,
+        /// Who may not do what.
+        reason: String,
+    },
     /// This node is draining.
     #[error("this node is shutting down")]
     Draining,
@@ -217,8 +239,16 @@ classify!(CallError {
     Self::TooLarge { .. } => (417, Caller, false),
     Self::Full { .. } => (418, Peer, true),
     Self::Lost { .. } => (419, Network, false),
+    Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
 });
+
+impl CallError {
+    /// Another instance may answer differently: its version, or its permissions, may be others.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::NoSuchMethod { .. } | Self::Forbidden { .. })
+    }
+}
 
 /// Something could not be published.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -252,6 +282,14 @@ pub enum PublishError {
         /// `limits.max_message`.
         limit: usize,
     },
+    /// The service in this node's certificate may not publish it: subscribers would refuse the events.
+    #[error("forbidden: {reason}")]
+    Forbidden {
+        /// The topic.
+        subject: String,
+        /// Who may not do what.
+        reason: String,
+    },
     /// This node is draining.
     #[error("this node is shutting down")]
     Draining,
@@ -262,6 +300,7 @@ classify!(PublishError {
     Self::Encode(_) => (407, Caller, false),
     Self::NotReady { .. } => (420, Network, true),
     Self::TooLarge { .. } => (417, Caller, false),
+    Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
 });
 
@@ -272,6 +311,14 @@ pub enum SubscribeError {
     /// The pattern or queue name is not one.
     #[error(transparent)]
     Subject(#[from] SubjectError),
+    /// The service in this node's certificate may not pull this queue: nobody would push to it.
+    #[error("forbidden: {reason}")]
+    Forbidden {
+        /// The queue.
+        subject: String,
+        /// Who may not do what.
+        reason: String,
+    },
     /// This node is draining.
     #[error("this node is shutting down")]
     Draining,
@@ -279,35 +326,53 @@ pub enum SubscribeError {
 
 classify!(SubscribeError {
     Self::Subject(_) => (404, Caller, false),
+    Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
 });
 
-/// One received event or work item could not be read; the ones after it are unaffected.
+/// One received event or work item could not be read, or a publisher refused this subscriber; what comes after it is
+/// unaffected.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("a message on {subject} could not be read: {reason}")]
 #[non_exhaustive]
-pub struct ReceiveError {
-    /// The topic or queue.
-    pub subject: String,
-    /// Where and why.
-    #[source]
-    pub reason: DecodeError,
+pub enum ReceiveError {
+    /// It is not of the expected type.
+    #[error("a message on {subject} could not be read: {reason}")]
+    Decode {
+        /// The topic or queue.
+        subject: String,
+        /// Where and why.
+        #[source]
+        reason: DecodeError,
+    },
+    /// A publisher does not let this node subscribe to one of its topics that the pattern matches.
+    #[error("forbidden: {reason}")]
+    Forbidden {
+        /// The topic.
+        subject: String,
+        /// Who may not do what, as the publisher said it.
+        reason: String,
+    },
 }
 
+classify!(ReceiveError {
+    Self::Decode { .. } => (430, Peer, false),
+    Self::Forbidden { .. } => (440, Config, false),
+});
+
 impl ReceiveError {
-    /// The stable code of this error.
-    pub fn code(&self) -> Code {
-        Code::new(430)
-    }
-
-    /// Whose fault it was.
-    pub fn fault(&self) -> Fault {
-        Fault::Peer
-    }
-
-    /// Reading the same bytes again cannot help.
-    pub fn is_retryable(&self) -> bool {
-        false
+    /// The topic or queue.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// if let Some(Err(error)) = node.subscribe::<u64>("clock.*").await?.recv().await {
+    ///     println!("{}: {error}", error.subject());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::Decode { subject, .. } | Self::Forbidden { subject, .. } => subject,
+        }
     }
 }
 
@@ -349,6 +414,14 @@ pub enum PushError {
         /// `limits.max_message`.
         limit: usize,
     },
+    /// This node may not push to the queue, or whoever pulls it may not.
+    #[error("forbidden: {reason}")]
+    Forbidden {
+        /// The queue.
+        queue: String,
+        /// Who may not do what.
+        reason: String,
+    },
     /// This node is draining.
     #[error("this node is shutting down")]
     Draining,
@@ -360,6 +433,7 @@ classify!(PushError {
     Self::NoPuller { .. } => (421, Network, true),
     Self::Full { .. } => (418, Peer, true),
     Self::TooLarge { .. } => (417, Caller, false),
+    Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
 });
 

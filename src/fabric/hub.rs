@@ -6,6 +6,7 @@ use crate::{
     fabric::{
         calls::server::CallsCore,
         events::{publisher::TopicsCore, subscription::FeedCore},
+        guard::Who,
         link::Lane,
         shared::Shared,
         wire::property,
@@ -58,8 +59,13 @@ fn place(lane: Option<&[u8]>, theirs: SocketType) -> Result<(Place, SocketType),
 }
 
 impl Core for Hub {
-    fn admit(&self, peer: &Peer, from: &Origin, _: &Proof) -> Admit {
-        Admit::Now(self.admission(peer, from))
+    fn admit(&self, peer: &Peer, from: &Origin, proof: &Proof) -> Admit {
+        match self.admission(peer, from, proof) {
+            Ok((shared, who, admission)) => {
+                shared.guard.welcome(who, peer, from, shared.options.link.limits.handshake, admission)
+            }
+            Err(refusal) => Admit::Now(Err(refusal)),
+        }
     }
 
     fn joined(&self, _: &Arc<Pipe>) {}
@@ -71,12 +77,23 @@ impl Core for Hub {
     fn left(&self, _: &Arc<Pipe>, _: &Disconnect) {}
 
     fn failed(&self, origin: &Origin, error: &ConnectError, _: Option<std::time::Duration>) {
-        tracing::debug!(remote = origin.remote(), %error, "a handshake failed");
+        let secured = self.shared.upgrade().filter(|shared| shared.guard.keys().is_some());
+        // Where there are keys, whoever is not let in is of interest.
+        if secured.is_some_and(|shared| shared.guard.is_news(&error.to_string())) {
+            tracing::warn!(remote = origin.remote(), %error, "not let in");
+        } else {
+            tracing::debug!(remote = origin.remote(), %error, "a handshake failed");
+        }
     }
 }
 
 impl Hub {
-    fn admission(&self, peer: &Peer, from: &Origin) -> Result<Admission, Refusal> {
+    fn admission(
+        &self,
+        peer: &Peer,
+        from: &Origin,
+        proof: &Proof,
+    ) -> Result<(Arc<Shared>, Option<Who>, Admission), Refusal> {
         let refuse = |label: &'static str, reason: String, last: bool| {
             tracing::debug!(remote = from.remote(), %reason, "refused");
             metrics::counter!("ripstop_connections_refused_total", "reason" => label).increment(1);
@@ -92,6 +109,7 @@ impl Hub {
             // Not final: the address may belong to the right fabric's node in a moment.
             return Err(refuse("fabric", format!("this is fabric {}", shared.fabric), false));
         }
+        let who = shared.guard.identify(peer, proof).map_err(|reason| refuse("identity", reason, true))?;
         let lane = peer.property(property::LANE).map(|lane| &lane[..]);
         let (place, ours) =
             place(lane, peer.socket_type).map_err(|reason| refuse("socket-type", reason, true))?;
@@ -102,7 +120,8 @@ impl Hub {
             Place::Work => (self.credited.clone(), Lane::Work),
             Place::ForeignWork => (self.foreign.clone(), Lane::Work),
         };
-        Ok(Admission { local: shared.local(ours, Some(lane)), core, about: None })
+        let admission = Admission { local: shared.local(ours, Some(lane)), core, about: None };
+        Ok((shared, who, admission))
     }
 }
 

@@ -16,7 +16,10 @@ use tokio::{
 use crate::{
     discovery::{Advert, Instance, Key, NodeId, State},
     endpoint::Endpoint,
-    fabric::{balance::Load, calls::pending::Pending, error::instance_name, shared::Shared, wire::property},
+    fabric::{
+        balance::Load, calls::pending::Pending, error::instance_name, guard::Who, shared::Shared,
+        wire::property,
+    },
     socket::{
         ConnectError,
         core::{Admission, Admit, Core, Disconnect, Flow, Origin, Refusal},
@@ -340,7 +343,13 @@ async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: Lane) {
                 }
             }
             Err(reason) => {
-                tracing::debug!(peer = %link.name(), lane = lane.name(), %reason, "dial failed");
+                // A peer that proves to be somebody else, or that does not let us in, is worth a word.
+                let told = strong.guard.keys().is_some()
+                    && strong.guard.is_news(&format!("{} {reason}", link.name()));
+                match told {
+                    true => tracing::warn!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
+                    false => tracing::debug!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
+                }
                 if link.identified.load(Ordering::Relaxed) {
                     link.resign(lane, &reason);
                     strong.forget_if_gone(&link);
@@ -402,7 +411,7 @@ async fn race(
             tell: tell.clone(),
         });
         let pending = core.pending.clone();
-        let options = shared.dial_options(lane);
+        let options = shared.dial_options(lane, &link.instance().advert.service);
         (Dialling(dial(endpoint, options, core, shared.monitor.clone())), pending)
     };
     let mut endpoints = endpoints.into_iter().take(ADDRESSES).enumerate();
@@ -468,11 +477,16 @@ impl Dialled {
 }
 
 impl Dialled {
-    fn admission(&self, peer: &Peer) -> Result<Admission, Refusal> {
+    fn admission(
+        &self,
+        peer: &Peer,
+        proof: &Proof,
+    ) -> Result<(Arc<Shared>, Option<Who>, Admission), Refusal> {
         let closing = |reason: &str| Refusal { reason: reason.into(), last: false };
         let gone = || closing("the node is gone");
         let shared = self.shared.upgrade().ok_or_else(gone)?;
-        // The advert was a hint; this is who really answers. (With keys, the certificate says it instead.)
+        // The advert was a hint; this is who really answers. With keys its certificate says so: it was read before.
+        let who = shared.guard.identify(peer, proof).map_err(|reason| closing(&reason))?;
         if let Some(fabric) = peer.property(property::FABRIC)
             && fabric != shared.fabric.as_bytes()
         {
@@ -497,13 +511,19 @@ impl Dialled {
             return Err(Refusal { reason: "identified".into(), last: false });
         }
         let core = self.me.upgrade().ok_or_else(gone)?;
-        Ok(Admission { local: shared.local(self.lane.dials_as(), Some(self.lane)), core, about: None })
+        let local = shared.local(self.lane.dials_as(), Some(self.lane));
+        Ok((shared, who, Admission { local, core, about: None }))
     }
 }
 
 impl Core for Dialled {
-    fn admit(&self, peer: &Peer, _: &Origin, _: &Proof) -> Admit {
-        Admit::Now(self.admission(peer))
+    fn admit(&self, peer: &Peer, from: &Origin, proof: &Proof) -> Admit {
+        match self.admission(peer, proof) {
+            Ok((shared, who, admission)) => {
+                shared.guard.welcome(who, peer, from, shared.options.link.limits.handshake, admission)
+            }
+            Err(refusal) => Admit::Now(Err(refusal)),
+        }
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {
@@ -514,7 +534,7 @@ impl Core for Dialled {
         let Some(shared) = self.shared.upgrade() else { return Flow::Close("the node is gone".into()) };
         match self.lane {
             Lane::Calls => self.pending.deliver(&shared, &self.link, pipe, received),
-            Lane::Events => shared.subscriptions.deliver(pipe, received),
+            Lane::Events => shared.subscriptions.deliver(&shared, pipe, received),
             // Credit counts once the connection is the lane's: what is pushed into one that loses the race, or that a
             // flush does not know yet, would be lost. `up` resumes it.
             Lane::Work if !self.link.current(Lane::Work).is_some_and(|up| Arc::ptr_eq(&up.pipe, pipe)) => {

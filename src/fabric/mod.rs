@@ -10,6 +10,7 @@
 //! link      one peer's lanes, each kept connected by a supervisor
 //! calls     request-reply        events   pub-sub        work   push-pull with credit
 //! balance   power of two choices drain    leaving        peers  who is there
+//! guard     who may
 //! ```
 
 /// `Debug` of a handle or a builder: what tells it from others, not its insides.
@@ -32,6 +33,7 @@ mod drain;
 mod error;
 mod events;
 mod fate;
+mod guard;
 mod hub;
 mod identity;
 mod inbox;

@@ -27,12 +27,14 @@ use crate::{
         calls::server::Methods,
         drain,
         events::{publisher::Topics, subscription::Subscriptions},
+        guard::Guard,
         identity::Identity,
         inbox::Inbox,
         link::{Lane, PeerLink},
         wire::{self, Envelope, own, property},
         work::{pull::Pulls, push::Outlets},
     },
+    security::Action,
     socket::{
         core::{DialOptions, LinkOptions},
         gate::Gate,
@@ -102,6 +104,7 @@ pub(crate) struct Shared {
     pub(crate) subscriptions: Arc<Subscriptions>,
     pub(crate) outlets: Outlets,
     pub(crate) pulls: Arc<Pulls>,
+    pub(crate) guard: Guard,
     pub(crate) monitor: Reporter,
     /// For all listeners together.
     pub(crate) gate: Arc<Gate>,
@@ -168,11 +171,30 @@ impl Shared {
         Local { socket_type, metadata }
     }
 
-    pub(crate) fn dial_options(&self, lane: Lane) -> DialOptions {
+    /// Whether this node itself may do that, as far as it knows: what it has no right to, its peers would refuse.
+    pub(crate) fn may_itself(&self, action: Action, subject: &str) -> Result<(), String> {
+        if self.guard.service_may(&self.fabric, &self.service, action, subject) {
+            return Ok(());
+        }
+        Err(format!("this node is service {}, which may not {action} {subject}; see [[allow]]", self.service))
+    }
+
+    /// Whether the service that this link leads to may do that.
+    pub(crate) fn service_may(&self, link: &PeerLink, action: Action, subject: &str) -> bool {
+        self.guard.service_may(&self.fabric, &link.instance().advert.service, action, subject)
+    }
+
+    /// Whether everyone who is known to offer something under this subject's root is connected.
+    pub(crate) fn all_up(&self, subject: &str, lane: Lane) -> bool {
+        self.links_for(root(subject)).iter().all(|link| link.current(lane).is_some())
+    }
+
+    /// How to dial an instance of `service`: with keys, that is who has to answer.
+    pub(crate) fn dial_options(&self, lane: Lane, service: &str) -> DialOptions {
         DialOptions {
             local: self.local(lane.dials_as(), Some(lane)),
             link: self.options.link.clone(),
-            tls: None,
+            tls: self.guard.connector(service),
             keep_queue: false,
             reconnect: None,
         }

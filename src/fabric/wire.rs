@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::{
     Message,
-    envelope::{self, EncodeError, Header, MAX_ROUTE, Parts, route},
+    code::Code,
+    envelope::{self, EncodeError, ErrorBody, Header, Kind, MAX_ROUTE, Parts, route},
     message::{Frame, Frames},
     socket::pipe::{Pipe, Put},
 };
@@ -27,6 +28,9 @@ pub(crate) mod own {
     pub(crate) const GOAWAY: &str = "$node.goaway";
     pub(crate) const PING: &str = "$node.ping";
 }
+
+/// What every refusal for want of permission is called.
+pub(crate) const FORBIDDEN: Code = Code::new(440);
 
 /// Above this a body is handed over by reference instead of being copied into the batch.
 const LARGE: usize = 16 * 1024;
@@ -126,6 +130,16 @@ pub(crate) fn urgent<T: Serialize>(
 /// Puts a message of the node's own behind everything that is queued.
 pub(crate) fn last<T: Serialize>(pipe: &Pipe, envelope: Envelope<'_>, subject: &str, kind: Header, body: &T) {
     own_message(envelope, subject, kind, body, |message| pipe.put_last(message));
+}
+
+/// Tells one of our own nodes that it may not have what it asks for on the lanes `events` and `work`. Nothing on the wire
+/// would tell a foreign one.
+pub(crate) fn refused(pipe: &Pipe, subject: &str, reason: &str) {
+    let ours = pipe.peer().is_some_and(|peer| peer.property(property::LANE).is_some());
+    if ours {
+        let body = ErrorBody::new(FORBIDDEN.to_string(), reason);
+        urgent(pipe, Envelope::None, subject, Header::new(Kind::Error, 0), &body);
+    }
 }
 
 fn own_message<T: Serialize>(

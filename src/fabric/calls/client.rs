@@ -29,6 +29,7 @@ use crate::{
         wire::{self, Envelope, Outgoing, body, own},
     },
     message::Frame,
+    security::Action,
     socket::pipe::Put,
 };
 
@@ -172,7 +173,7 @@ impl Attempt<'_> {
             tried.push(link.clone());
             match self.ask(&link, &connection).await {
                 // No handler has seen it. (An instance that has just started may not serve all its methods yet.)
-                Err(error) if error.is_retryable() || matches!(error, CallError::NoSuchMethod { .. }) => {
+                Err(error) if error.is_retryable() || error.is_elsewhere() => {
                     last = Some(error);
                 }
                 Ok(reply) => return Ok((reply, link)),
@@ -194,7 +195,9 @@ impl Attempt<'_> {
             let mut candidates = self.shared.links_for(service);
             candidates.retain(|link| {
                 let wanted = self.instance.is_none_or(|node| link.node() == Some(node));
-                wanted && !tried.iter().any(|tried| Arc::ptr_eq(tried, link))
+                // What an advert says of its service is believed of nobody: the certificate has to say it too.
+                let trusted = self.shared.service_may(link, Action::Serve, self.subject);
+                trusted && wanted && !tried.iter().any(|tried| Arc::ptr_eq(tried, link))
             });
             // One that said goaway, only if there is no other: it refuses typed if it is too late.
             if candidates.iter().any(|link| !link.is_draining()) {
@@ -276,6 +279,9 @@ impl Attempt<'_> {
             service: root(self.subject).into(),
             reason: Some(format!("{}: {reason}", link.name())),
         };
+        if let Err(reason) = self.shared.guard.may(&connection.pipe, Action::Serve, self.subject) {
+            return Err(CallError::Forbidden { subject: self.subject.into(), reason });
+        }
         let (ticket, outcome) = connection.pending.register().map_err(gone)?;
         let pipe = connection.pipe.clone();
         let guard = CancelOnDrop { ticket, subject: self.subject, pipe };
@@ -339,6 +345,7 @@ impl Attempt<'_> {
                 limit: self.shared.options.max_message,
             },
             "RS0418" => CallError::Full { subject, reason: error.message },
+            "RS0440" => CallError::Forbidden { subject, reason: error.message },
             "RS0406" => {
                 CallError::NoInstance { service: root(self.subject).into(), reason: Some(error.message) }
             }

@@ -31,6 +31,7 @@ use crate::{
         wire::{self, Envelope, Outgoing, own},
     },
     message::Frame,
+    security::Action,
     socket::{
         account::OVERHEAD,
         core::{Admit, Core, Disconnect, Flow, Origin, Refusal},
@@ -179,6 +180,10 @@ impl Methods {
         let subject: Arc<str> = parsed.subject.into();
         let reply =
             Reply { pipe: pipe.clone(), message: message.clone(), envelope, id, subject: subject.clone() };
+        if let Err(reason) = shared.guard.may(pipe, Action::Call, &subject) {
+            reply.now(&Err(error_body(440, reason)));
+            return Ok(());
+        }
         if &*subject == own::PING {
             let mut hello = Vec::new();
             let encoded = envelope::encode_body(&shared.hello_body(), &mut hello);
@@ -430,6 +435,9 @@ impl IntoFuture for Serve {
             let shared = self.node.shared();
             if shared.is_draining() {
                 return Err(ServeError::Draining);
+            }
+            if let Err(reason) = shared.may_itself(Action::Serve, &self.subject) {
+                return Err(ServeError::Forbidden { subject: self.subject, reason });
             }
             let method = Arc::new(Method {
                 handler: self.handler,

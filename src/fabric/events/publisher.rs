@@ -1,7 +1,7 @@
 //! The sending side of pub-sub.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     future::{Future, IntoFuture},
     marker::PhantomData,
     pin::Pin,
@@ -23,10 +23,12 @@ use crate::{
         Fate, Node,
         error::PublishError,
         fate::DropReason,
+        guard::Guard,
         shared::{Shared, deadline},
         wire::{self, Envelope, Outgoing},
     },
     message::Frame,
+    security::Action,
     socket::{
         Limit,
         account::SUBSCRIPTION,
@@ -69,6 +71,8 @@ struct Subscriber {
     prefixes: BTreeMap<Bytes, usize>,
     /// The prefixes' lengths, added up.
     bytes: usize,
+    /// Topics that it was told it may not have.
+    told: HashSet<Box<str>>,
 }
 
 impl Subscriber {
@@ -171,9 +175,39 @@ impl Topics {
                 .is_some()
     }
 
-    fn matching(&self, subject: &str) -> Vec<Arc<Pipe>> {
-        let subscribers = read(&self.subscribers);
-        subscribers.values().filter(|s| s.wants(subject)).map(|s| s.pipe.clone()).collect()
+    /// Who subscribes to it and may. A node of ours that may not is told so, once.
+    fn matching(&self, guard: &Guard, subject: &str) -> Vec<Arc<Pipe>> {
+        let (mut matching, mut refused) = (Vec::new(), Vec::new());
+        for (id, subscriber) in &*read(&self.subscribers) {
+            if !subscriber.wants(subject) {
+                continue;
+            }
+            match guard.may(&subscriber.pipe, Action::Subscribe, subject) {
+                Ok(()) => matching.push(subscriber.pipe.clone()),
+                Err(reason) => refused.push((*id, reason)),
+            }
+        }
+        if !refused.is_empty() {
+            self.refuse(subject, &refused);
+        }
+        matching
+    }
+
+    fn refuse(&self, subject: &str, refused: &[(u64, String)]) {
+        let mut subscribers = write(&self.subscribers);
+        for (id, reason) in refused {
+            let Some(subscriber) = subscribers.get_mut(id) else { continue };
+            // The topics are ours, so that a peer does not make the list long.
+            if subscriber.told.insert(subject.into()) {
+                wire::refused(&subscriber.pipe, subject, reason);
+            }
+        }
+    }
+
+    /// Permissions have changed: every topic looks again, and whoever is refused now is told so now.
+    pub(crate) fn look_again(&self) {
+        write(&self.subscribers).values_mut().for_each(|subscriber| subscriber.told.clear());
+        self.changed();
     }
 
     fn changed(&self) {
@@ -190,7 +224,8 @@ impl Core for TopicsCore {
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {
-        let subscriber = Subscriber { pipe: pipe.clone(), prefixes: BTreeMap::new(), bytes: 0 };
+        let subscriber =
+            Subscriber { pipe: pipe.clone(), prefixes: BTreeMap::new(), bytes: 0, told: HashSet::new() };
         write(&self.0.subscribers).insert(pipe.id(), subscriber);
         if let Some(shared) = self.0.shared.upgrade() {
             shared.accepted(pipe);
@@ -277,6 +312,9 @@ impl<T: 'static> IntoFuture for Publish<T> {
             if shared.is_draining() {
                 return Err(PublishError::Draining);
             }
+            if let Err(reason) = shared.may_itself(Action::Publish, &self.subject) {
+                return Err(PublishError::Forbidden { subject: self.subject, reason });
+            }
             let topic = shared.topics.open(&self.subject);
             // Built first, so that a cancelled announcement still closes the topic.
             let publisher =
@@ -356,7 +394,7 @@ impl<T: Serialize> Publisher<T> {
         let generation = *shared.topics.generation.borrow();
         if state.generation != generation {
             state.generation = generation;
-            state.pipes = shared.topics.matching(subject);
+            state.pipes = shared.topics.matching(&shared.guard, subject);
         }
         if state.pipes.is_empty() {
             metrics::counter!("ripstop_events_dropped_total", "reason" => "no_subscriber").increment(1);
@@ -415,7 +453,8 @@ impl<T: Serialize> Publisher<T> {
     /// # Ok(()) }
     /// ```
     pub fn subscribers(&self) -> usize {
-        self.node.shared().topics.matching(&self.topic.subject).len()
+        let shared = self.node.shared();
+        shared.topics.matching(&shared.guard, &self.topic.subject).len()
     }
 
     /// The topic's subject.
@@ -477,14 +516,14 @@ impl<'a, T: Serialize> IntoFuture for Ready<'a, T> {
         let Self { publisher, wanted, timeout } = self;
         let (node, subject) = (publisher.node.clone(), publisher.topic.subject.clone());
         Box::pin(async move {
-            let topics = &node.shared().topics;
+            let (topics, guard) = (&node.shared().topics, &node.shared().guard);
             let mut generation = topics.generation.subscribe();
             let enough = async {
-                while topics.matching(&subject).len() < wanted && generation.changed().await.is_ok() {}
+                while topics.matching(guard, &subject).len() < wanted && generation.changed().await.is_ok() {}
             };
             let deadline = deadline(timeout);
             if timeout_at(deadline, enough).await.is_err() {
-                let present = topics.matching(&subject).len();
+                let present = topics.matching(guard, &subject).len();
                 return Err(PublishError::NotReady { subject, present, wanted, after: timeout });
             }
             Ok(())

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Message,
-    envelope::{self, Kind, Pattern},
+    envelope::{self, ErrorBody, Kind, Pattern},
     fabric::{
         Node,
         error::{ReceiveError, SubscribeError},
@@ -22,6 +22,7 @@ use crate::{
         shared::Shared,
         wire,
     },
+    security::Action,
     socket::{
         core::{Admit, Core, Disconnect, Flow, Origin, Refusal},
         pipe::Pipe,
@@ -52,6 +53,27 @@ struct Feed {
     pipe: Arc<Pipe>,
     /// Last sequence number by subject.
     sequences: HashMap<Box<str>, u64>,
+    /// The subject that it was last found to be allowed to publish, under this generation of the table: mostly the next
+    /// one's, too.
+    allowed: Option<(Box<str>, u64)>,
+}
+
+impl Feed {
+    fn new(pipe: &Arc<Pipe>) -> Self {
+        Self { pipe: pipe.clone(), sequences: HashMap::new(), allowed: None }
+    }
+
+    fn may_publish(&mut self, shared: &Shared, subject: &str) -> bool {
+        let Some(generation) = shared.guard.generation() else { return true };
+        if self.allowed.as_ref().is_some_and(|(allowed, of)| **allowed == *subject && *of == generation) {
+            return true;
+        }
+        let may = shared.guard.may(&self.pipe, Action::Publish, subject).is_ok();
+        if may {
+            self.allowed = Some((subject.into(), generation));
+        }
+        may
+    }
 }
 
 impl Subscriptions {
@@ -89,7 +111,7 @@ impl Subscriptions {
         tell(pipe, true, entries.iter().map(|entry| entry.pattern.prefix()));
         // A connection that has ended meanwhile was taken off the list already.
         if !pipe.is_closed() {
-            feeds.insert(pipe.id(), Feed { pipe: pipe.clone(), sequences: HashMap::new() });
+            feeds.insert(pipe.id(), Feed::new(pipe));
         }
     }
 
@@ -98,7 +120,7 @@ impl Subscriptions {
     }
 
     /// Hands the events of one read to the subscriptions that match.
-    pub(crate) fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
+    pub(crate) fn deliver(&self, shared: &Shared, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
         received.commands.clear();
         let mut done = 0;
         let mut flow = Flow::Continue;
@@ -117,7 +139,14 @@ impl Subscriptions {
                     continue;
                 };
                 let header = incoming.header.as_ref();
-                if header.is_some_and(|header| header.kind != Kind::Event) {
+                // A word of refusal goes the way of the event that does not come.
+                if header.is_some_and(|header| !matches!(header.kind, Kind::Event | Kind::Error)) {
+                    done += 1;
+                    continue;
+                }
+                if let Some(feed) = feeds.get_mut(&pipe.id())
+                    && !feed.may_publish(shared, incoming.subject)
+                {
                     done += 1;
                     continue;
                 }
@@ -210,7 +239,8 @@ impl Core for FeedCore {
     }
 
     fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
-        self.subscriptions.deliver(pipe, received)
+        let Some(shared) = self.shared.upgrade() else { return Flow::Close("the node is gone".into()) };
+        self.subscriptions.deliver(&shared, pipe, received)
     }
 
     fn left(&self, pipe: &Arc<Pipe>, _: &Disconnect) {
@@ -312,13 +342,19 @@ impl<T: DeserializeOwned> Subscription<T> {
 
 fn event<T: DeserializeOwned>(item: &Item, limits: envelope::Limits) -> Result<Event<T>, ReceiveError> {
     // It was parsed when it came in.
-    let (subject, body) = match wire::parse(&item.message) {
+    let parsed = wire::parse(&item.message);
+    let (subject, body) = match &parsed {
         Ok(incoming) => (incoming.subject.to_owned(), incoming.body),
         Err(_) => (String::new(), &[][..]),
     };
+    let kind = parsed.as_ref().ok().and_then(|incoming| Some(incoming.header.as_ref()?.kind));
+    if kind == Some(Kind::Error) {
+        let said = envelope::decode_body::<ErrorBody>(body).map(|error| error.message);
+        return Err(ReceiveError::Forbidden { subject, reason: said.unwrap_or_default() });
+    }
     match envelope::decode_body_within(body, limits) {
         Ok(body) => Ok(Event { body, subject, missed: item.missed }),
-        Err(reason) => Err(ReceiveError { subject, reason }),
+        Err(reason) => Err(ReceiveError::Decode { subject, reason }),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
         shared::Shared,
         wire::{self, Envelope},
     },
+    security::Action,
     socket::{
         core::{Admit, Core, Disconnect, Flow, Origin, Refusal},
         pipe::Pipe,
@@ -87,7 +88,7 @@ impl Pulls {
         if *ended {
             entry.inbox.close();
         } else {
-            pushers.values().for_each(|pipe| grant(pipe, queue, prefetch));
+            pushers.values().for_each(|pipe| grant(shared, pipe, queue, prefetch));
         }
         entry.inbox.clone()
     }
@@ -115,7 +116,7 @@ impl Pulls {
     }
 
     /// The application took an item of this connection: grants again when half the window is used up.
-    fn taken(&self, queue: &str, pipe: &Arc<Pipe>) {
+    fn taken(&self, shared: &Shared, queue: &str, pipe: &Arc<Pipe>) {
         let mut state = lock(&self.state);
         if state.draining || !state.pushers.contains_key(&pipe.id()) {
             return;
@@ -125,18 +126,18 @@ impl Pulls {
         *spent += 1;
         if *spent >= i64::from(entry.window / 2).max(1) {
             let credit = std::mem::take(spent);
-            grant(pipe, queue, u32::try_from(credit).unwrap_or(u32::MAX));
+            grant(shared, pipe, queue, u32::try_from(credit).unwrap_or(u32::MAX));
         }
     }
 
     /// A node of ours that pushes came in: it learns who we are and how much we take.
-    fn joined(&self, pipe: &Arc<Pipe>) {
+    fn joined(&self, shared: &Shared, pipe: &Arc<Pipe>) {
         let mut state = lock(&self.state);
         if state.draining {
             return;
         }
         state.pushers.insert(pipe.id(), pipe.clone());
-        state.queues.iter().for_each(|(queue, entry)| grant(pipe, queue, entry.window));
+        state.queues.iter().for_each(|(queue, entry)| grant(shared, pipe, queue, entry.window));
     }
 
     fn left(&self, pipe: &Arc<Pipe>) {
@@ -171,6 +172,7 @@ impl Pulls {
         {
             let mut state = lock(&self.state);
             let mut nobody = 0;
+            let mut allowed = None;
             for message in &received.messages {
                 let parts = match wire::parse(message) {
                     Ok(parts) => parts,
@@ -191,6 +193,15 @@ impl Pulls {
                         done += 1;
                         continue;
                     }
+                }
+                // Of many for one queue only the first is looked up.
+                if allowed != Some(parts.subject) {
+                    if shared.guard.may(pipe, Action::Push, parts.subject).is_err() {
+                        metrics::counter!("ripstop_work_dropped_total", "reason" => "forbidden").increment(1);
+                        done += 1;
+                        continue;
+                    }
+                    allowed = Some(parts.subject);
                 }
                 match state.queues.get(parts.subject) {
                     Some(entry) if entry.inbox.has_room(pipe) => {
@@ -219,7 +230,10 @@ impl Pulls {
     }
 }
 
-fn grant(pipe: &Pipe, queue: &str, credit: u32) {
+fn grant(shared: &Shared, pipe: &Pipe, queue: &str, credit: u32) {
+    if let Err(reason) = shared.guard.may(pipe, Action::Push, queue) {
+        return wire::refused(pipe, queue, &reason);
+    }
     if credit > 0 {
         wire::urgent(pipe, Envelope::None, queue, Header::new(Kind::Credit, 0), &CreditBody(credit));
     }
@@ -239,9 +253,9 @@ impl Core for PullsCore {
     fn joined(&self, pipe: &Arc<Pipe>) {
         if let Some(shared) = self.pulls.shared.upgrade() {
             shared.accepted(pipe);
-        }
-        if self.credited {
-            self.pulls.joined(pipe);
+            if self.credited {
+                self.pulls.joined(&shared, pipe);
+            }
         }
     }
 
@@ -318,6 +332,9 @@ impl<T: 'static> IntoFuture for PullBuilder<T> {
             if shared.is_draining() {
                 return Err(SubscribeError::Draining);
             }
+            if let Err(reason) = shared.may_itself(Action::Pull, &self.queue) {
+                return Err(SubscribeError::Forbidden { subject: self.queue, reason });
+            }
             let inbox = shared.pulls.open(&self.queue, self.prefetch, shared);
             let pull = Pull {
                 node: self.node.clone(),
@@ -364,7 +381,7 @@ impl<T: DeserializeOwned> Pull<T> {
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<T>, ReceiveError>>> {
         let owed = lock(&self.owed).take();
         if let Some(pipe) = owed {
-            self.node.shared().pulls.taken(&self.queue, &pipe);
+            self.node.shared().pulls.taken(self.node.shared(), &self.queue, &pipe);
         }
         self.inbox.poll_take(cx).map(|item| item.map(|item| self.delivery(&item)))
     }
@@ -377,7 +394,7 @@ impl<T: DeserializeOwned> Pull<T> {
                 let from = PeerName::of(&item.pipe).service.map(|name| name.to_string());
                 Ok(Delivery { body, queue: self.queue.clone(), from })
             }
-            Err(reason) => Err(ReceiveError { subject: self.queue.clone(), reason }),
+            Err(reason) => Err(ReceiveError::Decode { subject: self.queue.clone(), reason }),
         }
     }
 

@@ -16,15 +16,16 @@ use serde::Serialize;
 use tokio::{sync::Notify, time::timeout_at};
 
 use crate::{
-    envelope::{self, CreditBody, EncodeError, Header, Kind, check_subject, root},
+    envelope::{self, CreditBody, EncodeError, ErrorBody, Header, Kind, check_subject, root},
     fabric::{
         Fate, Node,
         error::PushError,
-        link::PeerLink,
+        link::{Lane, PeerLink},
         shared::{Shared, deadline},
         wire::{self, Envelope, Outgoing, own},
     },
     message::Frame,
+    security::Action,
     socket::{
         core::Flow,
         pipe::{Pipe, Put},
@@ -54,6 +55,15 @@ struct Pullers {
     outlets: Vec<Outlet>,
     /// Where the next item begins to look, so that the pullers take turns.
     next: usize,
+    /// Connections to pullers that do not count, and why.
+    forbidden: Vec<(u64, String)>,
+}
+
+impl Pullers {
+    fn leave(&mut self, pipe: &Pipe) {
+        self.outlets.retain(|outlet| outlet.pipe.id() != pipe.id());
+        self.forbidden.retain(|(of, _)| *of != pipe.id());
+    }
 }
 
 struct Outlet {
@@ -99,10 +109,17 @@ impl Outlets {
             };
             match parts.header.as_ref().map(|header| header.kind) {
                 Some(Kind::Credit) => match envelope::decode_body::<CreditBody>(parts.body) {
-                    Ok(CreditBody(credit)) => self.grant(parts.subject, pipe, credit),
+                    Ok(CreditBody(credit)) => match shared.guard.may(pipe, Action::Pull, parts.subject) {
+                        Ok(()) => self.grant(parts.subject, pipe, credit),
+                        Err(reason) => self.forbid(parts.subject, pipe, reason),
+                    },
                     Err(error) => return Flow::Close(error.to_string()),
                 },
                 Some(Kind::Hello | Kind::Manifest) => shared.heard(link, parts.body),
+                Some(Kind::Error) => {
+                    let said = envelope::decode_body::<ErrorBody>(parts.body).map(|error| error.message);
+                    self.forbid(parts.subject, pipe, said.unwrap_or_default());
+                }
                 // This puller no longer pulls the queue.
                 Some(Kind::Cancel) => self.withdrawn(parts.subject, pipe),
                 Some(Kind::Goaway) => {
@@ -126,12 +143,24 @@ impl Outlets {
         let queue = self.queues.entry(name.to_owned()).or_default();
         {
             let mut pullers = lock(&queue.state);
+            pullers.forbidden.retain(|(of, _)| *of != pipe.id());
             match pullers.outlets.iter_mut().find(|outlet| outlet.pipe.id() == pipe.id()) {
                 Some(outlet) => outlet.credit = outlet.credit.saturating_add(u64::from(credit)),
                 None => pullers.outlets.push(Outlet { pipe: pipe.clone(), credit: u64::from(credit) }),
             }
         }
         queue.changed.notify_waiters();
+    }
+
+    /// One side of this connection may not. It is kept only for a queue that we push to.
+    fn forbid(&self, name: &str, pipe: &Pipe, reason: String) {
+        if let Some(queue) = self.queues.get(name) {
+            let mut pullers = lock(&queue.state);
+            pullers.leave(pipe);
+            pullers.forbidden.push((pipe.id(), reason));
+            drop(pullers);
+            queue.changed.notify_waiters();
+        }
     }
 
     fn withdrawn(&self, name: &str, pipe: &Pipe) {
@@ -159,13 +188,15 @@ enum Offered {
     /// Pullers there are, but none with credit and room.
     Full,
     Nobody,
+    /// The only ones there are do not let us, or may not pull.
+    Forbidden(String),
 }
 
 impl Queue {
     /// `false`: the queue is of no use any more.
     fn forget(&self, pipe: &Pipe) -> bool {
         let mut pullers = lock(&self.state);
-        pullers.outlets.retain(|outlet| outlet.pipe.id() != pipe.id());
+        pullers.leave(pipe);
         let useful = !pullers.outlets.is_empty() || self.ours.load(Ordering::Relaxed);
         drop(pullers);
         self.changed.notify_waiters();
@@ -185,7 +216,11 @@ impl Queue {
                 return Offered::Taken;
             }
         }
-        if count == 0 { Offered::Nobody } else { Offered::Full }
+        match pullers.forbidden.first() {
+            _ if count > 0 => Offered::Full,
+            Some((_, reason)) => Offered::Forbidden(reason.clone()),
+            None => Offered::Nobody,
+        }
     }
 }
 
@@ -293,8 +328,13 @@ async fn wait(
         // Registered before the try, so that credit that comes in between is not missed.
         changed.as_mut().enable();
         let offered = queue.offer(&item);
-        if matches!(offered, Offered::Taken) {
-            return Ok(Fate::Queued);
+        match &offered {
+            Offered::Taken => return Ok(Fate::Queued),
+            // Unless one that may is still being dialled.
+            Offered::Forbidden(reason) if shared.all_up(name, Lane::Work) => {
+                return Err(PushError::Forbidden { queue: name.to_owned(), reason: reason.clone() });
+            }
+            _ => {}
         }
         let closed = shared.closed();
         tokio::select! {
@@ -305,7 +345,8 @@ async fn wait(
                         let nearest = shared.directory.nearest(root(name)).filter(|nearest| nearest != root(name));
                         PushError::NoPuller { queue, after, nearest }
                     }
-                    _ => PushError::Full { queue, after },
+                    Offered::Forbidden(reason) => PushError::Forbidden { queue, reason },
+                    Offered::Full | Offered::Taken => PushError::Full { queue, after },
                 });
             },
             () = closed => return Err(PushError::Draining),
