@@ -56,6 +56,7 @@ pub mod security;
 pub mod socket;
 mod sync;
 mod transport;
+mod watch;
 pub mod zmtp;
 
 pub use code::{Code, Fault};

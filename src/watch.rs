@@ -10,9 +10,9 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 /// Editors write, rename and set modes in quick succession; one look afterwards is enough.
-const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE: Duration = Duration::from_millis(20);
 /// A look without any word of the system, which network file systems don't give.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Tells when some files may have changed. Dropping it ends the watch.
 #[derive(Debug)]
@@ -37,8 +37,13 @@ impl Touches {
                 Ok(event) if event.kind.is_access() => false,
                 Ok(event) => match event.kind {
                     // Of links, as Kubernetes mounts have: any new name counts.
-                    EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => true,
-                    _ => event.paths.iter().any(|path| path.file_name().is_some_and(|name| names.contains(name))),
+                    EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
+                        true
+                    }
+                    _ => event
+                        .paths
+                        .iter()
+                        .any(|path| path.file_name().is_some_and(|name| names.contains(name))),
                 },
                 // An overflow: look.
                 Err(_) => true,
@@ -54,7 +59,7 @@ impl Touches {
         Ok(Self { touches, _watcher: watcher })
     }
 
-    /// Waits until it is time for a look: something was touched and has settled, or nothing was for 10 s. Cancel safe,
+    /// Waits until it is time for a look: something was touched and has settled, or nothing was for 5 s. Cancel safe,
     /// but for the settling.
     pub(crate) async fn next(&mut self) {
         tokio::select! {

@@ -56,15 +56,15 @@ pub(crate) async fn join(common: &Common, serves: Option<&str>, subject: &str) -
         config.timeouts.discovery_wait = config.timeouts.discovery_wait.min(timeout.mul_f32(0.8));
     }
     let service = common.service.as_deref().or(serves).unwrap_or(CLIENT);
-    let mut builder = Node::builder(service).loaded(loaded.clone());
+    let mut builder = Node::builder(service).loaded(loaded.clone()).named_by_keys(common.service.is_none());
     let mut peers: Vec<_> = loaded.config.peers.iter().map(|peer| peer.endpoint.clone()).collect();
     let root = subject.split('.').next().filter(|root| !matches!(*root, "*" | ">")).unwrap_or_default();
     for url in &common.peer {
         let endpoint: Endpoint =
             url.parse().map_err(|error| Failure::usage(format!("--peer {url}: {error}")))?;
         peers.push(endpoint.clone());
-        // Who is really behind it, its hello says.
-        builder = builder.peer(root, endpoint, &[]);
+        // Who is really behind it, its hello says, and with keys its certificate.
+        builder = builder.peer("", endpoint, &[root]);
     }
     let node = builder.start().await?;
     Ok(Joined { node, config: loaded.config, path: loaded.path, peers, no_mdns_flag: common.no_mdns })

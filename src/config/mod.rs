@@ -177,7 +177,8 @@ impl SecurityConfig {
     /// assert!(SecurityConfig { dir: Some("/etc/pricing/keys".into()), ..SecurityConfig::default() }.has_keys());
     /// ```
     pub fn has_keys(&self) -> bool {
-        self.dir.is_some() || self.cert.is_some() || self.key.is_some() || self.curve_key.is_some()
+        let files = [&self.ca, &self.cert, &self.key, &self.crl, &self.curve_key, &self.curve_names];
+        self.dir.is_some() || files.into_iter().any(Option::is_some)
     }
 }
 

@@ -1,24 +1,17 @@
 //! Peers at fixed addresses: `[[peers]]` of `ripstop.toml`, or given by the program.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use notify::event::ModifyKind;
-use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::{Advert, BoxFuture, Change, Changes, DiscoveryError, Key, Source};
 use crate::config::PeerConfig;
 use crate::endpoint::Endpoint;
+use crate::watch::Touches;
 
 /// Changes that may wait for the directory.
 const CHANNEL: usize = 1024;
-/// An editor's save is several events; they are awaited before the file is read.
-const SETTLE: Duration = Duration::from_millis(20);
-/// Some file systems report nothing; the file is looked at this often in any case.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// Peers given by the program. They never change.
 ///
@@ -111,53 +104,19 @@ impl Source for StaticFile {
 
     fn watch(&self) -> BoxFuture<'_, Result<Changes, DiscoveryError>> {
         Box::pin(async {
-            let (touched, touches) = mpsc::channel(1);
-            let watcher = watch_directory(&self.path, touched)?;
+            let touches = Touches::of([self.path.as_path()]).map_err(|error| DiscoveryError::Source {
+                source_name: "static",
+                reason: format!("cannot watch {}: {error}", self.path.display()),
+            })?;
             let (sender, changes) = mpsc::channel(CHANNEL);
             let (path, fabric) = (self.path.clone(), self.fabric.clone());
-            tokio::spawn(async move {
-                // Dropping the watcher ends the watch.
-                let _watcher = watcher;
-                follow(&path, &fabric, touches, &sender).await;
-            });
+            tokio::spawn(async move { follow(&path, &fabric, touches, &sender).await });
             Ok(changes)
         })
     }
 }
 
-/// Watches the file's directory: editors write another file and rename it, which a watch on the file itself would not survive.
-fn watch_directory(
-    path: &Path,
-    touched: mpsc::Sender<()>,
-) -> Result<notify::RecommendedWatcher, DiscoveryError> {
-    let failed = |error: notify::Error| DiscoveryError::Source {
-        source_name: "static",
-        reason: format!("cannot watch {}: {error}", path.display()),
-    };
-    let name = path.file_name().map(OsStr::to_owned);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let ours = match event {
-            Ok(event) if event.kind.is_access() => false,
-            // A symbolic link, as Kubernetes mounts have, changes under another name: any new name counts.
-            Ok(event) => match event.kind {
-                EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => true,
-                _ => event.paths.iter().any(|path| path.file_name() == name.as_deref()),
-            },
-            // An overflow: look.
-            Err(_) => true,
-        };
-        if ours {
-            // One waiting touch is enough.
-            let _ = touched.try_send(());
-        }
-    })
-    .map_err(failed)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watcher.watch(directory, RecursiveMode::NonRecursive).map_err(failed)?;
-    Ok(watcher)
-}
-
-async fn follow(path: &Path, fabric: &str, mut touches: mpsc::Receiver<()>, sender: &mpsc::Sender<Change>) {
+async fn follow(path: &Path, fabric: &str, mut touches: Touches, sender: &mpsc::Sender<Change>) {
     let mut read_last: Option<String> = None;
     let mut known = BTreeMap::new();
     let mut missing = false;
@@ -193,14 +152,7 @@ async fn follow(path: &Path, fabric: &str, mut touches: mpsc::Receiver<()>, send
             Err(_) => {}
         }
         tokio::select! {
-            touch = touches.recv() => {
-                if touch.is_none() {
-                    return;
-                }
-                tokio::time::sleep(SETTLE).await;
-                while touches.try_recv().is_ok() {}
-            }
-            () = tokio::time::sleep(LOOK) => {}
+            () = touches.next() => {}
             () = sender.closed() => return,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicU64, AtomicUsize},
@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    config::{Config, Loaded, PeerConfig, advertised},
+    config::{AllowRule, Config, Loaded, PeerConfig, advertised},
     discovery::{Directory, Local, Source, Static, StaticFile},
     endpoint::Endpoint,
     envelope::{self, check_subject},
@@ -26,7 +26,7 @@ use crate::{
             publisher::{Topics, TopicsCore},
             subscription::{FeedCore, Subscriptions},
         },
-        guard::Guard,
+        guard::{Guard, KeyStore},
         hub::Hub,
         identity::{self, Identity},
         shared::{Options, Phase, Shared},
@@ -35,7 +35,7 @@ use crate::{
             push::Outlets,
         },
     },
-    security::Permissions,
+    security::{Authoriser, Permissions, SecurityError},
     socket::{
         core::{LinkOptions, ListenOptions},
         gate::{self, Gate},
@@ -64,6 +64,10 @@ pub struct NodeBuilder {
     peers: Vec<PeerConfig>,
     /// Listeners given here replace the configured ones.
     listen: Vec<String>,
+    /// Rules given here come on top of the configured ones.
+    rules: Vec<AllowRule>,
+    authoriser: Option<Arc<dyn Authoriser>>,
+    named_by_keys: bool,
 }
 
 impl NodeBuilder {
@@ -75,6 +79,9 @@ impl NodeBuilder {
             sources: Vec::new(),
             peers: Vec::new(),
             listen: Vec::new(),
+            rules: Vec::new(),
+            authoriser: None,
+            named_by_keys: false,
         }
     }
 
@@ -207,6 +214,62 @@ impl NodeBuilder {
         self
     }
 
+    /// The directory with this node's keys, as `ripstop keys issue` writes it. With keys every connection is encrypted
+    /// and proven, and nothing else is let in; see [`SecurityConfig::dir`](crate::config::SecurityConfig::dir). Default none.
+    ///
+    /// ```
+    /// let builder = ripstop::Node::builder("pricing").keys("/etc/pricing/keys");
+    /// ```
+    pub fn keys(mut self, dir: impl AsRef<Path>) -> Self {
+        // Not relative to the configuration file, as in it: this is the program's own.
+        let dir = std::path::absolute(&dir).unwrap_or_else(|_| dir.as_ref().to_owned());
+        self.config.security.dir = Some(dir);
+        self
+    }
+
+    /// Takes the service's name from the certificate instead of the one that was given, if there are keys. For tools,
+    /// which act for whatever service they hold the keys of.
+    ///
+    /// ```
+    /// let builder = ripstop::Node::builder("tool").named_by_keys(true);
+    /// ```
+    pub fn named_by_keys(mut self, yes: bool) -> Self {
+        self.named_by_keys = yes;
+        self
+    }
+
+    /// One more rule of who may do what, on top of `[[allow]]`. Without keys nobody is asked. Default: none.
+    ///
+    /// ```
+    /// use ripstop::config::AllowRule;
+    /// let rule = AllowRule { call: Some(vec!["pricing.*".into()]), ..AllowRule::new("billing") };
+    /// let builder = ripstop::Node::builder("pricing").allow(rule);
+    /// ```
+    pub fn allow(mut self, rule: AllowRule) -> Self {
+        self.rules.push(rule);
+        self
+    }
+
+    /// Has the program itself say who may connect, once keys have proven who it is. Default: whoever has proven to be a
+    /// member.
+    ///
+    /// ```
+    /// use ripstop::security::{AuthRequest, Authoriser, BoxFuture, Verdict};
+    /// struct Hours;
+    /// impl Authoriser for Hours {
+    ///     fn authorise(&self, request: AuthRequest) -> BoxFuture<'_, Verdict> {
+    ///         Box::pin(async move {
+    ///             if request.identity.name() == "intern" { Verdict::Refuse("not at night".into()) } else { Verdict::Allow }
+    ///         })
+    ///     }
+    /// }
+    /// let builder = ripstop::Node::builder("pricing").authoriser(Hours);
+    /// ```
+    pub fn authoriser(mut self, authoriser: impl Authoriser) -> Self {
+        self.authoriser = Some(Arc::new(authoriser));
+        self
+    }
+
     /// How long calls, pushes and waits for subscribers may take unless they say. Default 10 s.
     ///
     /// ```
@@ -232,7 +295,8 @@ impl NodeBuilder {
     /// Opens the listeners and discovery. Must run within a tokio runtime.
     ///
     /// # Errors
-    /// [`StartError`]: a bad name or configuration, a listener that cannot be opened, a source that cannot be used.
+    /// [`StartError`]: a bad name or configuration, keys that cannot be used or are another service's, a listener that
+    /// cannot be opened, a source that cannot be used.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripstop::Result<()> {
@@ -241,6 +305,7 @@ impl NodeBuilder {
     /// # Ok(()) }
     /// ```
     pub async fn start(mut self) -> Result<Node, StartError> {
+        let keys = self.open_keys()?;
         for (what, name) in [("service", &self.service), ("fabric", &self.config.fabric)] {
             check_subject(name).map_err(|reason| StartError::Name { what, name: name.clone(), reason })?;
         }
@@ -250,7 +315,10 @@ impl NodeBuilder {
         self.config.check()?;
         let wanted = self.config.listeners()?;
         let identity = identity::take(self.config.data_dir.as_deref())?;
-        let shared = self.shared(identity);
+        let table = [self.config.allow.as_slice(), self.rules.as_slice()].concat();
+        let table = Permissions::new(&table, self.config.security.deny_by_default)?;
+        let guard = Guard::new(keys.clone(), table, self.authoriser.take());
+        let shared = self.shared(identity, guard);
         let hub = Arc::new(Hub {
             shared: Arc::downgrade(&shared),
             calls: Arc::new(CallsCore(shared.methods.clone())),
@@ -263,9 +331,11 @@ impl NodeBuilder {
             foreign: Arc::new(PullsCore { pulls: shared.pulls.clone(), credited: false }),
         });
         for endpoint in wanted {
+            let tls = shared.guard.acceptor();
+            let endpoint = if tls.is_some() { endpoint.with_tls() } else { endpoint };
             let listening = listen(
                 endpoint.clone(),
-                ListenOptions { link: shared.options.link.clone(), tls: shared.guard.acceptor() },
+                ListenOptions { link: shared.options.link.clone(), tls },
                 shared.gate.clone(),
                 hub.clone(),
                 shared.monitor.clone(),
@@ -282,13 +352,71 @@ impl NodeBuilder {
             if self.config.advertise.is_empty() { advertised(&bound) } else { self.config.advertise.clone() };
         self.add_sources(&shared, &bound)?;
         shared.spawn(Shared::reconciler(Arc::downgrade(&shared)));
+        if let Some(keys) = keys {
+            self.follow_changes(&shared, keys);
+        }
         tracing::debug!(node = %shared.id, service = %shared.service, fabric = %shared.fabric, endpoints = ?bound, "started");
         let node = shared.handle();
         shared.roots_changed().await;
         Ok(node)
     }
 
-    fn shared(&self, identity: Identity) -> Arc<Shared> {
+    #[cfg(not(feature = "tls"))]
+    fn follow_changes(&self, _: &Arc<Shared>, keys: Arc<KeyStore>) {
+        match *keys {}
+    }
+
+    /// Opens the keys, if there are any, and makes sure that they are this node's.
+    #[cfg(feature = "tls")]
+    fn open_keys(&mut self) -> Result<Option<Arc<KeyStore>>, StartError> {
+        if !self.config.security.has_keys() {
+            return Ok(None);
+        }
+        let base = self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let store = KeyStore::open(&self.config.security, base)?;
+        let keys = store.current();
+        if let Some(crate::security::Identity::Service { fabric, service }) = keys.identity() {
+            let ours = &mut self.config.fabric;
+            if *ours == Config::default().fabric {
+                ours.clone_from(fabric);
+            }
+            if self.named_by_keys {
+                self.service.clone_from(service);
+            }
+            if *ours != *fabric || self.service != *service {
+                let reason = format!(
+                    "the certificate is for service {service} of fabric {fabric}, and this node is service {} of fabric {ours}; \
+                     use its own certificate, or that name",
+                    self.service
+                );
+                return Err(SecurityError::Setup { reason }.into());
+            }
+        }
+        Ok(Some(store))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn open_keys(&mut self) -> Result<Option<Arc<KeyStore>>, StartError> {
+        if !self.config.security.has_keys() {
+            return Ok(None);
+        }
+        let reason = "this program was built without the feature `tls`, which keys take".into();
+        Err(SecurityError::Setup { reason }.into())
+    }
+
+    /// Keys and rules are followed while the node runs.
+    #[cfg(feature = "tls")]
+    fn follow_changes(&self, shared: &Arc<Shared>, keys: Arc<KeyStore>) {
+        use crate::fabric::reload;
+        let (me, phase) = (Arc::downgrade(shared), &shared.phase);
+        shared.spawn(reload::keys(me.clone(), keys, phase.subscribe()));
+        if let Some(file) = self.file.clone() {
+            let rules = reload::Rules { file, program: self.rules.clone(), in_force: self.config.clone() };
+            shared.spawn(reload::rules(me, rules, phase.subscribe()));
+        }
+    }
+
+    fn shared(&self, identity: Identity, guard: Guard) -> Arc<Shared> {
         let config = &self.config;
         let (limits, timeouts) = (&config.limits, &config.timeouts);
         let (id, epoch) = (identity.id, identity.epoch);
@@ -345,7 +473,7 @@ impl NodeBuilder {
             subscriptions: Arc::new(Subscriptions::default()),
             outlets: Outlets::default(),
             pulls: Arc::new(Pulls::new(me.clone())),
-            guard: Guard::new(None, Permissions::default(), None),
+            guard,
             monitor: Reporter::default(),
             gate: Gate::new(gate),
             listeners: Mutex::default(),

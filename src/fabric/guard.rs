@@ -4,6 +4,8 @@
 //! With keys, nothing of a peer's is taken that it has not the right to, whatever it says of itself: the node that
 //! receives decides.
 
+#![cfg_attr(not(feature = "tls"), allow(dead_code, reason = "nobody has keys then"))]
+
 use std::{
     collections::HashMap,
     sync::{
@@ -46,6 +48,8 @@ pub(crate) struct Who {
     pub(crate) identity: Identity,
     /// What proved it, to be looked at again when keys change.
     pub(crate) proof: Proof,
+    /// The keys that it was proven to.
+    generation: u64,
 }
 
 impl Who {
@@ -103,6 +107,8 @@ impl Guard {
     /// agree: another name there is a mistake at best.
     pub(crate) fn identify(&self, peer: &Peer, proof: &Proof) -> Result<Option<Who>, String> {
         let Some(keys) = &self.keys else { return Ok(None) };
+        // Read before the keys: if they change in between, it is looked at again.
+        let generation = with_keys::generation(keys);
         let identity = with_keys::prove(keys, proof)?;
         let said = peer.property(property::SERVICE);
         let said = said.and_then(|said| std::str::from_utf8(said).ok());
@@ -111,7 +117,16 @@ impl Guard {
         {
             return Err(format!("it says that it is service {said}, and has proven to be {identity}"));
         }
-        Ok(Some(Who { identity, proof: proof.clone() }))
+        Ok(Some(Who { identity, proof: proof.clone(), generation }))
+    }
+
+    /// Whether a connection that has just been put into use is still one that would be let in: keys may have changed
+    /// while it shook hands, and [`Guard::recheck`] did not see it.
+    pub(crate) fn still(&self, pipe: &Pipe) -> Result<(), String> {
+        match (&self.keys, Who::of(pipe)) {
+            (Some(keys), Some(who)) if who.generation != with_keys::generation(keys) => self.recheck(&who),
+            _ => Ok(()),
+        }
     }
 
     /// The answer to a peer that was found to be `who`: at once, or when the program's own authoriser has said, which is
@@ -239,6 +254,10 @@ mod with_keys {
         chain.iter().map(|der| CertificateDer::from(&der[..])).collect()
     }
 
+    pub(super) fn generation(keys: &KeyStore) -> u64 {
+        *keys.changed().borrow()
+    }
+
     pub(super) fn prove(keys: &KeyStore, proof: &Proof) -> Result<Identity, String> {
         match proof {
             Proof::None => Err("it has proven nothing".into()),
@@ -251,7 +270,7 @@ mod with_keys {
 
 #[cfg(not(feature = "tls"))]
 mod with_keys {
-    use super::{Guard, KeyStore};
+    use super::{Guard, KeyStore, Who};
     use crate::{
         security::Identity,
         transport::tls::{Acceptor, Connector, Proof},
@@ -265,6 +284,14 @@ mod with_keys {
         pub(crate) fn connector(&self, _: &str) -> Option<Connector> {
             None
         }
+
+        pub(crate) fn recheck(&self, _: &Who) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    pub(super) fn generation(keys: &KeyStore) -> u64 {
+        match *keys {}
     }
 
     pub(super) fn prove(keys: &KeyStore, _: &Proof) -> Result<Identity, String> {

@@ -223,6 +223,9 @@ impl PeerLink {
                 Lane::Work => shared.outlets.lost(&old.pipe),
             }
         }
+        if let Err(reason) = shared.guard.still(&connection.pipe) {
+            connection.pipe.abort(&reason);
+        }
         // Only the connection in use subscribes: of several that got through, each would bring every event.
         if lane == Lane::Events {
             shared.subscriptions.joined(&connection.pipe);

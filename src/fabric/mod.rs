@@ -10,7 +10,7 @@
 //! link      one peer's lanes, each kept connected by a supervisor
 //! calls     request-reply        events   pub-sub        work   push-pull with credit
 //! balance   power of two choices drain    leaving        peers  who is there
-//! guard     who may
+//! guard     who may               reload   keys and rules that change
 //! ```
 
 /// `Debug` of a handle or a builder: what tells it from others, not its insides.
@@ -40,6 +40,8 @@ mod inbox;
 mod link;
 mod node;
 mod peers;
+#[cfg(feature = "tls")]
+mod reload;
 mod shared;
 mod wire;
 mod work;

@@ -367,6 +367,9 @@ impl Shared {
     /// A connection came in.
     pub(crate) fn accepted(&self, pipe: &Arc<Pipe>) {
         lock(&self.accepted).insert(pipe.id(), (pipe.clone(), false));
+        if let Err(reason) = self.guard.still(pipe) {
+            return pipe.abort(&reason);
+        }
         tell(pipe, Kind::Hello, &self.hello_body());
         // It was admitted before the drain began; the others have been told.
         if self.is_draining() {

@@ -30,6 +30,13 @@ mod stub {
     pub struct Keys;
     pub struct KeyStore;
     impl KeyStore {
+        pub fn open(
+            _: &crate::config::SecurityConfig,
+            _: &std::path::Path,
+        ) -> Result<Arc<Self>, SecurityError> {
+            todo!()
+        }
+        pub async fn watch(self: Arc<Self>) {}
         pub fn current(&self) -> Arc<Keys> {
             Arc::new(Keys)
         }

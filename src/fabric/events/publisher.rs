@@ -205,6 +205,7 @@ impl Topics {
     }
 
     /// Permissions have changed: every topic looks again, and whoever is refused now is told so now.
+    #[cfg(feature = "tls")]
     pub(crate) fn look_again(&self) {
         write(&self.subscribers).values_mut().for_each(|subscriber| subscriber.told.clear());
         self.changed();

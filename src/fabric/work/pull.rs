@@ -1,7 +1,7 @@
 //! The receiving side of push-pull.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     future::{Future, IntoFuture, poll_fn},
     marker::PhantomData,
     pin::Pin,
@@ -62,6 +62,30 @@ struct PulledQueue {
     /// Taken by the application and not yet granted again, by connection. Below 0 when a pull that went leaves more
     /// credit out than the window.
     spent: HashMap<u64, i64>,
+    /// Pushers that may not, by connection.
+    refused: HashSet<u64>,
+}
+
+impl PulledQueue {
+    /// So many more items from this connection, if it may push here.
+    fn grant(&mut self, shared: &Shared, pipe: &Pipe, queue: &str, credit: u32) {
+        if let Err(reason) = shared.guard.may(pipe, Action::Push, queue) {
+            if self.refused.insert(pipe.id()) {
+                // It takes all credit back.
+                self.spent.remove(&pipe.id());
+                wire::refused(pipe, queue, &reason);
+            }
+        } else if credit > 0 {
+            wire::urgent(pipe, Envelope::None, queue, Header::new(Kind::Credit, 0), &CreditBody(credit));
+        }
+    }
+
+    /// Rules have changed: whoever may only now gets the whole window.
+    #[cfg(feature = "tls")]
+    fn look_again(&mut self, shared: &Shared, pipe: &Pipe, queue: &str) {
+        let window = if self.refused.remove(&pipe.id()) { self.window } else { 0 };
+        self.grant(shared, pipe, queue, window);
+    }
 }
 
 impl Pulls {
@@ -81,6 +105,7 @@ impl Pulls {
             window: 0,
             pulls: 0,
             spent: HashMap::new(),
+            refused: HashSet::new(),
         });
         entry.pulls += 1;
         // Each pull widens the window of every pusher.
@@ -88,7 +113,7 @@ impl Pulls {
         if *ended {
             entry.inbox.close();
         } else {
-            pushers.values().for_each(|pipe| grant(shared, pipe, queue, prefetch));
+            pushers.values().for_each(|pipe| entry.grant(shared, pipe, queue, prefetch));
         }
         entry.inbox.clone()
     }
@@ -126,7 +151,7 @@ impl Pulls {
         *spent += 1;
         if *spent >= i64::from(entry.window / 2).max(1) {
             let credit = std::mem::take(spent);
-            grant(shared, pipe, queue, u32::try_from(credit).unwrap_or(u32::MAX));
+            entry.grant(shared, pipe, queue, u32::try_from(credit).unwrap_or(u32::MAX));
         }
     }
 
@@ -137,7 +162,22 @@ impl Pulls {
             return;
         }
         state.pushers.insert(pipe.id(), pipe.clone());
-        state.queues.iter().for_each(|(queue, entry)| grant(shared, pipe, queue, entry.window));
+        for (queue, entry) in &mut state.queues {
+            entry.grant(shared, pipe, queue, entry.window);
+        }
+    }
+
+    /// Permissions have changed.
+    #[cfg(feature = "tls")]
+    pub(crate) fn look_again(&self, shared: &Shared) {
+        let mut state = lock(&self.state);
+        let State { queues, pushers, draining, .. } = &mut *state;
+        if *draining {
+            return;
+        }
+        for (queue, entry) in queues {
+            pushers.values().for_each(|pipe| entry.look_again(shared, pipe, queue));
+        }
     }
 
     fn left(&self, pipe: &Arc<Pipe>) {
@@ -145,6 +185,7 @@ impl Pulls {
         state.pushers.remove(&pipe.id());
         state.queues.values_mut().for_each(|entry| {
             entry.spent.remove(&pipe.id());
+            entry.refused.remove(&pipe.id());
         });
     }
 
@@ -227,15 +268,6 @@ impl Pulls {
         }
         received.messages.drain(..done);
         flow
-    }
-}
-
-fn grant(shared: &Shared, pipe: &Pipe, queue: &str, credit: u32) {
-    if let Err(reason) = shared.guard.may(pipe, Action::Push, queue) {
-        return wire::refused(pipe, queue, &reason);
-    }
-    if credit > 0 {
-        wire::urgent(pipe, Envelope::None, queue, Header::new(Kind::Credit, 0), &CreditBody(credit));
     }
 }
 

@@ -1,0 +1,132 @@
+//! Keys and rules that change while the node runs.
+
+use std::{
+    path::PathBuf,
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    config::{AllowRule, Config},
+    fabric::{
+        guard::Who,
+        shared::{Phase, Shared},
+    },
+    security::{KeyStore, Permissions},
+    socket::pipe::Pipe,
+    sync::lock,
+    watch::Touches,
+};
+
+/// Certificates run out without anything changing.
+const LOOK: Duration = Duration::from_secs(60);
+
+impl Shared {
+    /// Ends every connection that would not be let in with the keys there are now.
+    fn recheck(&self) {
+        let accepted: Vec<_> = lock(&self.accepted).values().map(|(pipe, _)| pipe.clone()).collect();
+        for pipe in accepted {
+            self.recheck_one(&pipe);
+        }
+        let links: Vec<_> = self.links.iter().map(|link| link.value().clone()).collect();
+        for connection in links.iter().flat_map(|link| link.connections().collect::<Vec<_>>()) {
+            self.recheck_one(&connection.pipe);
+        }
+    }
+
+    fn recheck_one(&self, pipe: &Pipe) {
+        let Some(who) = Who::of(pipe) else { return };
+        if let Err(reason) = self.guard.recheck(&who) {
+            tracing::warn!(who = %who.identity, reason, "connection closed");
+            metrics::counter!("ripstop_connections_refused_total", "reason" => "no-longer-valid")
+                .increment(1);
+            pipe.abort(&reason);
+        }
+    }
+
+    /// These rules are in force from now on, for what is under way, too.
+    fn enforce(&self, table: Permissions) {
+        self.guard.replace(table);
+        self.topics.look_again();
+        self.pulls.look_again(self);
+        self.reconcile();
+    }
+}
+
+async fn closed(phase: &mut watch::Receiver<Phase>) {
+    // An error: the node is gone altogether.
+    let _ = phase.wait_for(|phase| *phase >= Phase::Closed).await;
+}
+
+/// Follows the keys until the node is closed.
+pub(super) async fn keys(shared: Weak<Shared>, keys: Arc<KeyStore>, mut phase: watch::Receiver<Phase>) {
+    let mut changed = keys.changed();
+    let mut watching = pin!(keys.watch());
+    loop {
+        tokio::select! {
+            () = closed(&mut phase) => return,
+            // It goes on for as long as it is polled.
+            () = &mut watching => return,
+            Ok(()) = changed.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        shared.recheck();
+    }
+}
+
+/// Where rules come from.
+pub(super) struct Rules {
+    pub(super) file: PathBuf,
+    /// The program's own, on top of those in the file.
+    pub(super) program: Vec<AllowRule>,
+    /// What was read last.
+    pub(super) in_force: Config,
+}
+
+/// Follows the rules in a file until the node is closed. While they are broken or away, those read last stay.
+pub(super) async fn rules(shared: Weak<Shared>, rules: Rules, mut phase: watch::Receiver<Phase>) {
+    let Rules { file, program, mut in_force } = rules;
+    let mut touches = match Touches::of([file.as_path()]) {
+        Ok(touches) => touches,
+        Err(error) => {
+            tracing::error!(file = %file.display(), %error, "cannot watch it: new rules take a restart");
+            return;
+        }
+    };
+    let mut complained = None;
+    loop {
+        let loaded = Config::load(Some(&file)).map(|loaded| loaded.config);
+        let read = loaded.map_err(|error| error.to_string()).and_then(|config| {
+            let same = config.allow == in_force.allow
+                && config.security.deny_by_default == in_force.security.deny_by_default;
+            let rules = [config.allow.as_slice(), program.as_slice()].concat();
+            let table = Permissions::new(&rules, config.security.deny_by_default);
+            table.map(|table| (!same).then_some((config, table))).map_err(|error| error.to_string())
+        });
+        match read {
+            Ok(new) => {
+                complained = None;
+                if let Some((config, table)) = new {
+                    in_force = config;
+                    let Some(shared) = shared.upgrade() else { return };
+                    shared.enforce(table);
+                    tracing::info!(file = %file.display(), rules = in_force.allow.len(), "new rules are in force");
+                }
+            }
+            // Once for each mistake: it is read again now and then.
+            Err(error) if complained.as_ref() != Some(&error) => {
+                tracing::error!(%error, "the rules read before stay in force");
+                complained = Some(error);
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = closed(&mut phase) => return,
+            () = touches.next() => {}
+        }
+    }
+}
