@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+#[cfg(feature = "tls")]
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
@@ -27,6 +28,7 @@ pub(crate) enum Proof {
     None,
     /// The certificates of a TLS peer that holds the first one's key, that first, in DER; verified by the rustls
     /// configuration in force.
+    #[cfg(feature = "tls")]
     Certificates(Vec<Bytes>),
 }
 
