@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use ripstop::config::{Config, PeerConfig};
+use ripstop::config::{AllowRule, Config, PeerConfig, SecurityConfig};
 
 const SAMPLE: &str = include_str!("../examples/ripstop.toml");
 
@@ -52,6 +52,7 @@ fn what_it_says_are_the_defaults() {
     // Not by leaving them out: every key that has a default is set.
     let mut with_default = keys_of(&toml::to_string(&Config::default()).unwrap());
     with_default.remove("peers");
+    with_default.remove("allow");
     assert_eq!(keys_of(SAMPLE), with_default);
 }
 
@@ -70,7 +71,26 @@ fn every_key_is_there_and_the_examples_are_right() {
         metadata: [("region".to_owned(), "eu-1".to_owned())].into(),
         peers: vec![PeerConfig { service: "ledger".into(), endpoint, roots: vec!["ledger".into()] }],
         discovery: default.discovery,
-        security: default.security,
+        security: SecurityConfig {
+            dir: Some("keys".into()),
+            ca: Some("/etc/pricing/ca.pem".into()),
+            cert: Some("/etc/pricing/node.pem".into()),
+            key: Some("/etc/pricing/node.key".into()),
+            crl: Some("/etc/pricing/crl.pem".into()),
+            curve_key: Some("/etc/pricing/curve.key".into()),
+            curve_names: Some("/etc/pricing/curve.toml".into()),
+            ..default.security
+        },
+        allow: vec![AllowRule {
+            who: "billing".into(),
+            call: Some(vec!["pricing.*".into()]),
+            serve: Some(vec!["billing.>".into()]),
+            publish: Some(vec!["billing.>".into()]),
+            subscribe: Some(vec!["orders.>".into()]),
+            push: Some(vec!["emails".into()]),
+            pull: Some(vec!["bills".into()]),
+            admin: false,
+        }],
         limits: default.limits,
         timeouts: default.timeouts,
     };

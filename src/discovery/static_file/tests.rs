@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn peer(service: &str, port: u16) -> String {
