@@ -40,12 +40,13 @@ fn main() -> Result<()> {
             None
         }
     };
-    let peers = [Peer::Recv, Peer::Many, Peer::Floor].into_iter().chain(libzmq.map(Peer::Libzmq));
+    keys()?;
+    let peers = [Peer::Recv, Peer::Many, Peer::Tls, Peer::Floor].into_iter().chain(libzmq.map(Peer::Libzmq));
     let peers: Vec<_> = peers.collect();
     println!("PUSH to PULL, two processes, TCP loopback, {} cores; million messages/s, medians", cores());
     println!(
-        "{:>6} {:>7} {:>10} {:>7} {:>7} {:>12} {:>17}",
-        "bytes", "recv", "recv_many", "floor", "libzmq", "recv/libzmq", "recv_many/libzmq"
+        "{:>6} {:>7} {:>10} {:>7} {:>7} {:>7} {:>12} {:>17}",
+        "bytes", "recv", "recv_many", "tls", "floor", "libzmq", "recv/libzmq", "recv_many/libzmq"
     );
     let (seconds, rounds) = if smoke { (0.02, 1) } else { (1.0, 5) };
     for size in sizes {
@@ -59,10 +60,10 @@ fn main() -> Result<()> {
             }
         }
         let mut row = format!("{size:>6}");
-        for (rates, width) in rates.iter().zip([7, 10, 7, 7]) {
+        for (rates, width) in rates.iter().zip([7, 10, 7, 7, 7]) {
             row += &format!(" {:>width$.2}", median(rates.iter().copied()));
         }
-        if let [recv, many, _, libzmq] = &rates[..] {
+        if let [recv, many, _, _, libzmq] = &rates[..] {
             for (ours, width) in [(recv, 12), (many, 17)] {
                 let ratio = median(ours.iter().zip(libzmq).map(|(ours, theirs)| ours / theirs));
                 row += &format!(" {ratio:>width$.2}");
@@ -83,6 +84,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 enum Peer {
     Recv,
     Many,
+    Tls,
     Floor,
     /// The program built from `libzmq_oneway.c`.
     Libzmq(PathBuf),
@@ -92,7 +94,7 @@ impl Peer {
     /// About how many messages a second, so that each run takes about as long.
     fn guess(&self) -> f64 {
         match self {
-            Self::Recv | Self::Many => 12e6,
+            Self::Recv | Self::Many | Self::Tls => 12e6,
             Self::Floor => 25e6,
             Self::Libzmq(_) => 4e6,
         }
@@ -107,6 +109,7 @@ impl Peer {
             }
             Self::Recv => "recv",
             Self::Many => "many",
+            Self::Tls => "tls",
             Self::Floor => "floor",
         };
         let mut command = Command::new(std::env::current_exe()?);
@@ -116,7 +119,7 @@ impl Peer {
 
     fn send(&self, endpoint: &str, size: usize, count: u64) -> Result<()> {
         match self {
-            Self::Recv | Self::Many => send(endpoint, size, count),
+            Self::Recv | Self::Many | Self::Tls => send(endpoint, size, count),
             Self::Floor => send_raw(endpoint, size, count),
             Self::Libzmq(program) => {
                 let sent =
@@ -161,10 +164,12 @@ fn receive(mode: &str, size: usize, count: u64) -> Result<()> {
     if mode == "floor" {
         return receive_raw(size, count);
     }
-    let many = mode == "many";
+    let many = mode != "recv";
+    let tls = mode == "tls";
     tokio::runtime::Runtime::new()?.block_on(async move {
-        let pull = Pull::new();
-        println!("{}", pull.bind("tcp://127.0.0.1:0").await?);
+        let pull = Pull::with_options(options(tls)?);
+        let endpoint = if tls { "tls+tcp://127.0.0.1:0" } else { "tcp://127.0.0.1:0" };
+        println!("{}", pull.bind(endpoint).await?);
         let elapsed = tokio::spawn(async move {
             let first = pull.recv().await?;
             assert_eq!(first.size(), size);
@@ -192,7 +197,7 @@ fn send(endpoint: &str, size: usize, count: u64) -> Result<()> {
     let endpoint = endpoint.to_owned();
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async move {
-        let push = Push::new();
+        let push = Push::with_options(options(endpoint.starts_with("tls"))?);
         push.connect(endpoint)?;
         let sender = push.clone();
         tokio::spawn(async move {
@@ -206,6 +211,34 @@ fn send(endpoint: &str, size: usize, count: u64) -> Result<()> {
         push.close().await;
         Ok(())
     })
+}
+
+fn place(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn keys() -> Result<()> {
+    let key = rcgen::KeyPair::generate()?;
+    let params = rcgen::CertificateParams::new(vec!["ripstop.invalid".to_owned()])?;
+    let cert = params.self_signed(&key)?;
+    std::fs::write(place("k.pem"), key.serialize_pem())?;
+    std::fs::write(place("c.pem"), cert.pem())?;
+    Ok(())
+}
+
+fn options(tls: bool) -> Result<ripstop::socket::Options> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let options = ripstop::socket::Options::new();
+    if !tls {
+        return Ok(options);
+    }
+    let cert = CertificateDer::from_pem_file(place("c.pem"))?;
+    let key = PrivateKeyDer::from_pem_file(place("k.pem"))?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.clone())?;
+    let server = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key)?;
+    let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok(options.tls(server.into(), client.into()))
 }
 
 fn print_rate(count: u64, elapsed: Duration) {

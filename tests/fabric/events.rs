@@ -67,7 +67,7 @@ async fn an_unreadable_event_leaves_the_next_ones_alone() {
     texts.publish(&"no number".to_owned()).await.unwrap();
     good.publish(&5).await.unwrap();
     let error = soon(numbers.recv()).await.unwrap().unwrap_err();
-    assert_eq!(error.subject, "orders.text");
+    assert_eq!(error.subject(), "orders.text");
     assert_eq!(soon(numbers.recv()).await.unwrap().unwrap().body, 5);
 }
 
