@@ -44,6 +44,7 @@
 
 pub mod code;
 pub mod config;
+mod date;
 pub mod discovery;
 pub mod endpoint;
 pub mod envelope;

@@ -375,7 +375,7 @@ impl NodeBuilder {
         let base = self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let store = KeyStore::open(&self.config.security, base)?;
         let keys = store.current();
-        if let Some(crate::security::Identity::Service { fabric, service }) = keys.identity() {
+        if let crate::security::Identity::Service { fabric, service } = keys.identity() {
             let ours = &mut self.config.fabric;
             if *ours == Config::default().fabric {
                 ours.clone_from(fabric);

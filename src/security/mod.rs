@@ -16,58 +16,22 @@
 
 mod authorise;
 mod error;
+#[cfg(feature = "tls")]
+mod files;
 mod identity;
+#[cfg(feature = "tls")]
+mod keys;
 pub(crate) mod permissions;
+#[cfg(feature = "tls")]
+mod store;
+#[cfg(feature = "tls")]
+mod trust;
 
 pub use authorise::{AuthRequest, Authoriser, BoxFuture, Verdict};
 pub use error::{Refusal, SecurityError};
 pub use identity::{Identity, IdentityError};
+#[cfg(feature = "tls")]
+pub use keys::Keys;
 pub use permissions::{Action, Permissions};
 #[cfg(feature = "tls")]
-mod stub {
-    use super::*;
-    use std::sync::Arc;
-    pub struct Keys;
-    pub struct KeyStore;
-    impl KeyStore {
-        pub fn open(
-            _: &crate::config::SecurityConfig,
-            _: &std::path::Path,
-        ) -> Result<Arc<Self>, SecurityError> {
-            todo!()
-        }
-        pub async fn watch(self: Arc<Self>) {}
-        pub fn current(&self) -> Arc<Keys> {
-            Arc::new(Keys)
-        }
-        pub fn changed(&self) -> tokio::sync::watch::Receiver<u64> {
-            unimplemented!()
-        }
-    }
-    impl Keys {
-        pub fn identity(&self) -> Option<&Identity> {
-            None
-        }
-        pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
-            unimplemented!()
-        }
-        pub fn client_config(&self, _: Option<&str>) -> Arc<rustls::ClientConfig> {
-            unimplemented!()
-        }
-        pub fn identify(
-            &self,
-            _: &[rustls::pki_types::CertificateDer<'_>],
-        ) -> Result<Identity, SecurityError> {
-            unimplemented!()
-        }
-        pub fn recheck(
-            &self,
-            _: &[rustls::pki_types::CertificateDer<'_>],
-            _: std::time::SystemTime,
-        ) -> Result<(), SecurityError> {
-            Ok(())
-        }
-    }
-}
-#[cfg(feature = "tls")]
-pub use stub::*;
+pub use store::KeyStore;

@@ -149,6 +149,7 @@ mod with_rustls {
     use rustls::{ClientConfig, ServerConfig};
 
     use super::{Proof, Stream};
+    use crate::date::date;
 
     /// What a listener shows and demands: the configuration for the handshake that begins now.
     #[derive(Clone)]
@@ -197,29 +198,46 @@ mod with_rustls {
 
     /// `None`: it is no error of TLS.
     pub(super) fn explain(error: &io::Error) -> Option<String> {
-        use rustls::{AlertDescription as Alert, Error, PeerIncompatible};
+        use rustls::{
+            AlertDescription as Alert, CertificateError as Wrong, Error, OtherError, PeerIncompatible,
+        };
         let error = error.get_ref()?.downcast_ref::<Error>()?;
         Some(match error {
             Error::AlertReceived(alert) => match alert {
                 Alert::CertificateRequired => {
                     "the peer wants a certificate, and this side showed none".into()
                 }
-                Alert::CertificateExpired => "the peer refused our certificate: it has expired".into(),
+                Alert::CertificateExpired => {
+                    "the peer refused our certificate: it has expired, or is not valid yet by the peer's clock".into()
+                }
                 Alert::CertificateRevoked => "the peer refused our certificate: it was revoked".into(),
                 Alert::UnknownCA => {
                     "the peer refused our certificate: it does not trust the CA that issued it".into()
                 }
-                Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateUnknown
-                | Alert::AccessDenied => {
+                Alert::CertificateUnknown => {
+                    "the peer refused our certificate: it is not for this fabric, or not for the service that was dialled; \
+                     its log says more"
+                        .into()
+                }
+                Alert::BadCertificate | Alert::UnsupportedCertificate | Alert::AccessDenied => {
                     format!("the peer refused our certificate ({alert:?}); its log says why")
                 }
                 Alert::ProtocolVersion => "the peer does not speak TLS 1.3".into(),
                 other => format!("the peer ended the handshake ({other:?})"),
             },
             Error::NoCertificatesPresented => "the peer showed no certificate".into(),
-            Error::InvalidCertificate(reason) => format!("the peer's certificate: {reason}"),
+            Error::InvalidCertificate(wrong) => match wrong {
+                Wrong::ExpiredContext { not_after, .. } => {
+                    format!("the peer's certificate expired on {}", at(*not_after))
+                }
+                Wrong::NotValidYetContext { not_before, .. } => {
+                    format!("the peer's certificate is not valid before {}", at(*not_before))
+                }
+                Wrong::UnknownIssuer => "the peer's certificate was issued by another CA".into(),
+                Wrong::Revoked => "the peer's certificate was revoked".into(),
+                Wrong::Other(OtherError(why)) => format!("the peer: {why}"),
+                other => format!("the peer's certificate: {other}"),
+            },
             Error::PeerIncompatible(
                 PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::Tls13RequiredForQuic,
             ) => "the peer does not speak TLS 1.3".into(),
@@ -227,6 +245,13 @@ mod with_rustls {
             Error::General(text) => text.clone(),
             other => other.to_string(),
         })
+    }
+
+    fn at(time: rustls::pki_types::UnixTime) -> String {
+        let since = std::time::Duration::from_secs(time.as_secs());
+        date(
+            std::time::SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(std::time::SystemTime::UNIX_EPOCH),
+        )
     }
 
     fn proof(certificates: Option<&[CertificateDer<'static>]>) -> Proof {

@@ -1,0 +1,235 @@
+//! Whom this node believes to be who: certificate chains held against its trust anchors, revocation lists and fabric.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator, KeyPurposeIdIter,
+    KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
+};
+
+use super::{Identity, Refusal};
+
+/// What proves a peer to be a member of the fabric.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) anchors: Vec<TrustAnchor<'static>>,
+    /// An issuer without a list here has revoked nothing; a list past its next update still counts.
+    pub(super) lists: Vec<CertRevocationList<'static>>,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+    /// Empty while the node's own certificate, which says it, is not known.
+    pub(super) fabric: String,
+}
+
+/// Whatever a certificate may be used for.
+struct AnyUse;
+
+impl ExtendedKeyUsageValidator for AnyUse {
+    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
+    }
+}
+
+impl Trust {
+    /// Whose certificate this is, if it is good for our fabric now. Its use was looked at when the connection began.
+    pub(super) fn check(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Identity, Refusal> {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.verify(chain, UnixTime::since_unix_epoch(since), AnyUse)?;
+        self.identify(chain)
+    }
+
+    /// Who the first certificate says that its holder is. The chain was verified before.
+    pub(super) fn identify(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
+        let identity = identity_of(chain.first().ok_or(Refusal::NoCertificate)?)?;
+        match &identity {
+            Identity::Service { fabric, .. } if *fabric != self.fabric => {
+                Err(Refusal::WrongFabric { theirs: fabric.clone(), ours: self.fabric.clone() })
+            }
+            _ => Ok(identity),
+        }
+    }
+
+    pub(super) fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: impl ExtendedKeyUsageValidator,
+    ) -> Result<(), Refusal> {
+        let (first, intermediates) = chain.split_first().ok_or(Refusal::NoCertificate)?;
+        let certificate = EndEntityCert::try_from(first).map_err(|error| refusal(&error))?;
+        let lists: Vec<_> = self.lists.iter().collect();
+        // An error: there is no list.
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            options
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Ignore)
+                .build()
+        });
+        let algorithms = self.algorithms.all;
+        certificate
+            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, revocation, None)
+            .map(drop)
+            .map_err(|error| refusal(&error))
+    }
+}
+
+/// The SPIFFE ID in a certificate: exactly one, as the X.509-SVID specification has it.
+pub(super) fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, Refusal> {
+    let parsed = EndEntityCert::try_from(certificate).map_err(|error| refusal(&error))?;
+    let mut names = parsed.valid_uri_names();
+    let none = |reason: &str| Refusal::NoIdentity { reason: reason.into() };
+    let name =
+        names.next().ok_or_else(|| none("no URI among its names, such as spiffe://shop/service/pricing"))?;
+    if names.next().is_some() {
+        return Err(none("it has more than one URI among its names"));
+    }
+    name.parse().map_err(|error| Refusal::NoIdentity { reason: format!("{name}: {error}") })
+}
+
+fn time(time: UnixTime) -> SystemTime {
+    let since = Duration::from_secs(time.as_secs());
+    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+fn refusal(error: &webpki::Error) -> Refusal {
+    use webpki::Error as Wrong;
+    match error {
+        Wrong::CertExpired { not_after, .. } => Refusal::Expired { on: time(*not_after) },
+        Wrong::CertNotValidYet { not_before, .. } => Refusal::NotYetValid { before: time(*not_before) },
+        Wrong::CertRevoked => Refusal::Revoked,
+        // The second: a CA of the same name, but with another key.
+        Wrong::UnknownIssuer | Wrong::InvalidSignatureForPublicKey => Refusal::UnknownIssuer,
+        Wrong::RequiredEkuNotFoundContext(_) | Wrong::EmptyEkuExtension => {
+            Refusal::Usage { reason: "its extended key usage does not allow TLS on this side".into() }
+        }
+        Wrong::CaUsedAsEndEntity => Refusal::Usage { reason: "it is the certificate of a CA".into() },
+        other => Refusal::Broken { reason: other.to_string() },
+    }
+}
+
+/// In the words of TLS, so that the peer hears by an alert what is wrong, as far as alerts can tell.
+fn alert(refusal: Refusal, now: UnixTime) -> Error {
+    let unix = |time: SystemTime| {
+        UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    };
+    Error::InvalidCertificate(match refusal {
+        Refusal::NoCertificate => return Error::NoCertificatesPresented,
+        Refusal::Expired { on } => CertificateError::ExpiredContext { time: now, not_after: unix(on) },
+        Refusal::NotYetValid { before } => {
+            CertificateError::NotValidYetContext { time: now, not_before: unix(before) }
+        }
+        Refusal::Revoked => CertificateError::Revoked,
+        Refusal::UnknownIssuer => CertificateError::UnknownIssuer,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    })
+}
+
+/// Judges who dials us: any member of the fabric.
+#[derive(Debug)]
+pub(super) struct Members(pub(super) Arc<Trust>);
+
+impl ClientCertVerifier for Members {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // A node has one certificate: there is nothing to choose from.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let chain = [std::slice::from_ref(end_entity), intermediates].concat();
+        let checked =
+            self.0.verify(&chain, now, KeyUsage::client_auth()).and_then(|()| self.0.identify(&chain));
+        checked.map(|_| ClientCertVerified::assertion()).map_err(|refusal| alert(refusal, now))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.algorithms.supported_schemes()
+    }
+}
+
+/// Judges who answers our dial: an instance of the service that was asked for, at whatever address.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub(super) trust: Arc<Trust>,
+    /// `None`: any member.
+    pub(super) service: Option<String>,
+}
+
+impl ServerCertVerifier for Dialled {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain = [std::slice::from_ref(end_entity), intermediates].concat();
+        let checked = self.trust.verify(&chain, now, KeyUsage::server_auth());
+        let checked =
+            checked.and_then(|()| self.trust.identify(&chain)).and_then(|identity| match &self.service {
+                Some(wanted) if wanted != identity.name() => {
+                    Err(Refusal::WrongService { theirs: identity.name().to_owned(), wanted: wanted.clone() })
+                }
+                _ => Ok(()),
+            });
+        checked.map(|()| ServerCertVerified::assertion()).map_err(|refusal| alert(refusal, now))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.trust.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms.supported_schemes()
+    }
+}
+
+/// Both configurations are for TLS 1.3 only, so that nobody gets here.
+fn no_tls12() -> Error {
+    Error::General("TLS 1.2 is not spoken here".into())
+}
