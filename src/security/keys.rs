@@ -34,7 +34,7 @@ pub struct Keys {
     identity: Identity,
     expires: SystemTime,
     chain: Vec<CertificateDer<'static>>,
-    trust: Arc<Trust>,
+    pub(super) trust: Arc<Trust>,
     server: Arc<ServerConfig>,
     /// For any member; copied for each service.
     client: ClientConfig,
@@ -215,7 +215,7 @@ impl fmt::Debug for Keys {
     }
 }
 
-fn server_config(
+pub(super) fn server_config(
     provider: &Arc<CryptoProvider>,
     trust: &Arc<Trust>,
     own: &Arc<SingleCertAndKey>,
@@ -230,7 +230,7 @@ fn server_config(
     Ok(config)
 }
 
-fn client_config(
+pub(super) fn client_config(
     provider: Arc<CryptoProvider>,
     trust: &Arc<Trust>,
     own: Arc<SingleCertAndKey>,

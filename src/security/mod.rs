@@ -35,3 +35,5 @@ pub use keys::Keys;
 pub use permissions::{Action, Permissions};
 #[cfg(feature = "tls")]
 pub use store::KeyStore;
+#[cfg(all(test, unix, feature = "tls"))]
+mod tests;
