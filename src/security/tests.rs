@@ -249,9 +249,15 @@ async fn without_a_certificate_or_tls_13_nobody_gets_in() {
     says(&server, "the peer showed no certificate");
     says(&client, "the peer wants a certificate, and this side showed none");
     // A ClientHello of TLS 1.2 and nothing newer: record, handshake, version 3.3, random, no session, one suite, no
-    // compression, no extensions.
-    let hello =
-        [&[0x16, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1, 0]].concat();
+    // compression, two extensions (signature algorithms, groups).
+    let extensions = [0, 0x0d, 0, 4, 0, 2, 4, 3, 0, 0x0a, 0, 4, 0, 2, 0, 0x17];
+    let hello = [
+        &[0x16, 3, 1, 0, 63, 1, 0, 0, 59, 3, 3][..],
+        &[7; 32],
+        &[0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 16],
+        &extensions,
+    ];
+    let hello = hello.concat();
     let (mut ours, theirs) = duplex(1 << 16);
     ours.write_all(&hello).await.unwrap();
     let accepted = tokio_rustls::TlsAcceptor::from(pricing.server_config()).accept(theirs).await;
