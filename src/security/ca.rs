@@ -78,7 +78,8 @@ impl Ca {
         // Any service would do: what is checked is the fabric.
         Identity::service(fabric, "any")?;
         let current = Self::authority(fabric, now, days)?;
-        let index = Index { fabric: fabric.to_owned(), crl_number: 0, certificates: Vec::new() };
+        let index =
+            Index { fabric: fabric.to_owned(), crl_number: 0, dropped: Vec::new(), certificates: Vec::new() };
         let mut ca = Self { index, current, old: None, list: String::new() };
         ca.renew_list(now)?;
         Ok(ca)
@@ -265,6 +266,7 @@ impl Ca {
             return Err(SecurityError::Setup { reason: "no rotation is under way".into() });
         };
         self.index.certificates.retain(|record| record.issuer != old.serial);
+        self.index.dropped.push(old.serial);
         self.renew_list(now)
     }
 
@@ -404,6 +406,43 @@ impl Ca {
             Some(_) => Ok(()),
             None => disk::remove(&file(OLD_KEY)),
         }
+    }
+
+    /// Brings `ca.pem` and `crl.pem` in the directory of a node up to date, each at once; a node that runs takes them up.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// The directory has no `ca.pem`, or one with certificates that never were this CA's: they would be lost. Or a file can't
+    /// be written.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let now = SystemTime::now();
+    /// # let mut ca = ripstop::security::Ca::new("shop", now, 3650)?;
+    /// let issued = ca.issue("billing", now, now + Duration::from_secs(86_400))?;
+    /// issued.write(dir.path())?;
+    /// ca.revoke(issued.serial(), now)?;
+    /// ca.update_node(dir.path())?;
+    /// assert_eq!(std::fs::read_to_string(dir.path().join("crl.pem"))?, ca.crl_pem());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn update_node(&self, dir: &Path) -> Result<(), SecurityError> {
+        let file = dir.join(CERTIFICATES);
+        let Some(there) = disk::get(&file)? else {
+            return Err(disk::wrong(dir, "has no ca.pem, so it is not the directory of a node"));
+        };
+        let known = |serial: String| {
+            self.index.dropped.contains(&serial) || self.authorities().any(|one| one.serial == serial)
+        };
+        for certificate in authority::certificates(&there, &file)? {
+            if !known(authority::serial_of(&certificate, &file)?) {
+                let reason = "has certificates of another CA, which would be lost: put them together by hand";
+                return Err(disk::wrong(&file, reason));
+            }
+        }
+        disk::put(&file, self.ca_pem().as_bytes())?;
+        disk::put(&dir.join(LIST), self.list.as_bytes())
     }
 }
 

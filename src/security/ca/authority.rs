@@ -20,7 +20,6 @@ pub(super) struct Authority {
     pub(super) pem: String,
     /// 32 hex digits.
     pub(super) serial: String,
-    pub(super) from: SystemTime,
     pub(super) to: SystemTime,
     pub(super) issuer: Issuer<'static, KeyPair>,
 }
@@ -43,7 +42,7 @@ impl Authority {
         // A signing certificate's SPIFFE ID has no path (X509-SVID, section 3.2).
         params.subject_alt_names = vec![SanType::URI(uri(&format!("spiffe://{fabric}"))?)];
         let certificate = params.self_signed(&key).map_err(unmade)?;
-        Ok(Self { pem: certificate.pem(), serial: hex, from, to, issuer: Issuer::new(params, key) })
+        Ok(Self { pem: certificate.pem(), serial: hex, to, issuer: Issuer::new(params, key) })
     }
 
     /// One of a file.
@@ -61,13 +60,11 @@ impl Authority {
         if read.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(wrong(key_at, format!("is not the key of the certificate in {}", at.display())));
         }
-        let time = |at: x509_parser::time::ASN1Time| {
-            SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(at.timestamp()).unwrap_or(0))
-        };
-        let (from, to) = (time(read.validity().not_before), time(read.validity().not_after));
+        let to = u64::try_from(read.validity().not_after.timestamp()).unwrap_or(0);
+        let to = SystemTime::UNIX_EPOCH + Duration::from_secs(to);
         let serial = hex(read.raw_serial());
-        let issuer = Issuer::from_ca_cert_der(certificate, key).map_err(|error| unread(&error))?;
-        Ok(Self { pem: to_pem(certificate), serial, from, to, issuer })
+        let issuer = Issuer::from_ca_cert_der(certificate, key).map_err(|error| unread(at, &error))?;
+        Ok(Self { pem: to_pem(certificate), serial, to, issuer })
     }
 
     pub(super) fn key_pem(&self) -> Zeroizing<String> {
@@ -131,6 +128,18 @@ impl Authority {
 pub(super) fn certificates(text: &str, at: &Path) -> Result<Vec<CertificateDer<'static>>, SecurityError> {
     let found = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>();
     found.map_err(|error| wrong(at, error.to_string()))
+}
+
+pub(super) fn serial_of(certificate: &CertificateDer<'_>, at: &Path) -> Result<String, SecurityError> {
+    Ok(hex(parse(certificate, at)?.raw_serial()))
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>, at: &Path) -> Result<X509Certificate<'a>, SecurityError> {
+    X509Certificate::from_der(certificate).map(|(_, read)| read).map_err(|error| unread(at, &error))
+}
+
+fn unread(at: &Path, error: &dyn std::fmt::Display) -> SecurityError {
+    wrong(at, format!("this certificate can't be read: {error}"))
 }
 
 fn to_pem(certificate: &CertificateDer<'_>) -> String {

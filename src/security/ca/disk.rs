@@ -1,23 +1,18 @@
 //! Files of a CA and of nodes: whole or not at all, and for nobody else's eyes.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::super::files;
+pub(super) use super::super::files::wrong;
 use crate::security::SecurityError;
 
-/// No file of a CA is longer: a revocation list of 100,000 certificates has about 4 MB.
-const LONGEST: u64 = 64 << 20;
-
-pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecurityError {
-    let path: PathBuf = path.to_owned();
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecurityError {
+    let path = path.to_owned();
     move |error| SecurityError::Io { action, path, error }
-}
-
-pub(super) fn wrong(path: &Path, reason: impl Into<String>) -> SecurityError {
-    SecurityError::Material { path: path.to_owned(), reason: reason.into() }
 }
 
 /// Makes a directory, and those above it, for the owner alone. What is there already keeps its mode.
@@ -42,37 +37,28 @@ pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), SecurityError> {
 }
 
 /// `None`: there is no such file.
-pub(super) fn get(path: &Path) -> Result<Option<Zeroizing<String>>, SecurityError> {
-    let Some(file) = open(path)? else { return Ok(None) };
-    read(file, path).map(Some)
+pub(super) fn get(path: &Path) -> Result<Option<String>, SecurityError> {
+    there(files::read(path))?.map(|bytes| String::from_utf8(bytes).map_err(|_| no_text(path))).transpose()
 }
 
 /// The same for a private key: it is refused when others can read it.
 pub(super) fn get_secret(path: &Path) -> Result<Option<Zeroizing<String>>, SecurityError> {
-    let Some(file) = open(path)? else { return Ok(None) };
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = file.metadata().map_err(failed("read", path))?.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(SecurityError::NotPrivate { path: path.to_owned(), mode });
-        }
-    }
-    read(file, path).map(Some)
+    let text = |bytes: Zeroizing<Vec<u8>>| match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(_) => Err(no_text(path)),
+    };
+    there(files::read_secret(path))?.map(text).transpose()
 }
 
-fn open(path: &Path) -> Result<Option<fs::File>, SecurityError> {
-    match fs::File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed("read", path)(error)),
+fn there<T>(read: Result<T, SecurityError>) -> Result<Option<T>, SecurityError> {
+    match read {
+        Err(SecurityError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
     }
 }
 
-fn read(file: fs::File, path: &Path) -> Result<Zeroizing<String>, SecurityError> {
-    let mut text = Zeroizing::new(String::new());
-    file.take(LONGEST).read_to_string(&mut text).map_err(failed("read", path))?;
-    Ok(text)
+fn no_text(path: &Path) -> SecurityError {
+    wrong(path, "is no text, and PEM and TOML are")
 }
 
 /// Takes away a file that need not be there.

@@ -11,6 +11,9 @@ pub(super) struct Index {
     pub(super) fabric: String,
     /// Of the newest revocation list; each has a higher one (RFC 5280, section 5.2.3).
     pub(super) crl_number: u64,
+    /// Serial numbers of CA certificates that a rotation has dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) dropped: Vec<String>,
     #[serde(default, rename = "certificate", skip_serializing_if = "Vec::is_empty")]
     pub(super) certificates: Vec<Record>,
 }
