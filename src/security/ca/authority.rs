@@ -52,9 +52,7 @@ impl Authority {
         key: &str,
         key_at: &Path,
     ) -> Result<Self, SecurityError> {
-        let unread =
-            |error: &dyn std::fmt::Display| wrong(at, format!("this certificate can't be read: {error}"));
-        let (_, read) = X509Certificate::from_der(certificate).map_err(|error| unread(&error))?;
+        let read = parse(certificate, at)?;
         let key = KeyPair::from_pem(key)
             .map_err(|error| wrong(key_at, format!("has no private key that can be used: {error}")))?;
         if read.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
