@@ -275,6 +275,17 @@ impl Ca {
         self.old.is_some()
     }
 
+    /// Whether a certificate was signed by the newest key. All were, unless a rotation is under way.
+    ///
+    /// ```
+    /// # fn f(ca: &ripstop::security::Ca) {
+    /// let of_the_old_key = ca.issued().iter().filter(|one| !ca.is_current(one));
+    /// # }
+    /// ```
+    pub fn is_current(&self, certificate: &Record) -> bool {
+        certificate.issuer == self.current.serial
+    }
+
     /// What the CA that a rotation takes over from has signed, and what is still in use for lack of a newer one: services
     /// whose nodes would be shut out by [`Ca::finish_rotation`].
     ///
