@@ -72,6 +72,9 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Show who is in the fabric
     Peers(PeersArgs),
+    /// Make keys and certificates for secure nodes
+    #[cfg(feature = "tls")]
+    Keys(crate::keys::args::KeysArgs),
     /// Speak to any ZeroMQ program through a raw socket
     Socket(SocketArgs),
     /// Print a completion script for a shell

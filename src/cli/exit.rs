@@ -6,6 +6,7 @@ use ripstop::{
     Code,
     config::ConfigError,
     fabric::{CallError, PublishError, PushError, ServeError, StartError, SubscribeError},
+    security::SecurityError,
 };
 
 /// The exit codes other than 0. They never change their meaning.
@@ -100,6 +101,16 @@ impl From<io::Error> for Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Self::coded(Exit::Usage, error.code(), error)
+    }
+}
+
+impl From<SecurityError> for Failure {
+    fn from(error: SecurityError) -> Self {
+        let exit = match &error {
+            SecurityError::Io { .. } | SecurityError::Refused(_) => Exit::Failed,
+            _ => Exit::Usage,
+        };
+        Self::coded(exit, error.code(), error)
     }
 }
 

@@ -7,6 +7,8 @@ mod demo;
 mod exit;
 mod input;
 mod join;
+#[cfg(feature = "tls")]
+mod keys;
 mod output;
 mod peers;
 mod pub_sub;
@@ -60,6 +62,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Push(args) => push_pull::push(&common, args, out).await,
         Command::Pull(args) => push_pull::pull(&common, args, out).await,
         Command::Peers(args) => peers::run(&common, args, out).await,
+        #[cfg(feature = "tls")]
+        Command::Keys(args) => keys::run(&common, args, out),
         Command::Socket(args) => socket::run(&common, args, out).await,
         Command::Completions(args) => args::completions(args, out),
     }

@@ -15,6 +15,8 @@
 //! ```
 
 mod authorise;
+#[cfg(feature = "tls")]
+mod ca;
 mod error;
 #[cfg(feature = "tls")]
 mod files;
@@ -28,6 +30,8 @@ mod store;
 mod trust;
 
 pub use authorise::{AuthRequest, Authoriser, BoxFuture, Verdict};
+#[cfg(feature = "tls")]
+pub use ca::{Ca, Issued, Record, State};
 pub use error::{Refusal, SecurityError};
 pub use identity::{Identity, IdentityError};
 #[cfg(feature = "tls")]

@@ -1,0 +1,281 @@
+//! `ripstop keys`: a CA in a directory, and what it issues.
+
+pub(crate) mod args;
+mod show;
+mod verify;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use ripstop::{
+    config::Config,
+    security::{Ca, Record, State},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    args::Common,
+    exit::Failure,
+    output::{Output, remark},
+};
+use args::{InitArgs, IssueArgs, KeysArgs, KeysCommand, ListArgs, RevokeArgs, RotateArgs};
+
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
+pub(crate) fn run(common: &Common, args: KeysArgs, mut out: Output) -> Result<(), Failure> {
+    match args.command {
+        KeysCommand::Init(args) => init(common, &args, &mut out)?,
+        KeysCommand::Issue(args) => issue(&args, &mut out)?,
+        KeysCommand::Show(args) => show::run(&args.path, &mut out)?,
+        KeysCommand::Verify(args) => verify::run(&args.dir, &mut out)?,
+        KeysCommand::Revoke(args) => revoke(&args, &mut out)?,
+        KeysCommand::Rotate(args) => rotate(&args, &mut out)?,
+        KeysCommand::List(args) => list(&args, &mut out)?,
+    }
+    out.flush()
+}
+
+fn init(common: &Common, args: &InitArgs, out: &mut Output) -> Result<(), Failure> {
+    let fabric = match &common.fabric {
+        Some(fabric) => fabric.clone(),
+        None => Config::load(common.config.as_deref())?.config.fabric,
+    };
+    let ca = Ca::new(&fabric, SystemTime::now(), args.days)?;
+    let dir = &args.ca.dir;
+    ca.write(dir)?;
+    if out.json {
+        return out.value(&json!({"dir": dir, "fabric": fabric, "expires": rfc3339(ca.expires())}));
+    }
+    out.line(format!("CA of fabric {fabric} in {}, valid until {}", dir.display(), Date(ca.expires())))?;
+    out.flush()?;
+    remark(format!("{} is secret: whoever reads it can be any service", dir.join("ca.key").display()));
+    remark(format!("next: ripstop keys issue SERVICE{}", in_dir(dir)));
+    Ok(())
+}
+
+fn issue(args: &IssueArgs, out: &mut Output) -> Result<(), Failure> {
+    let dir = &args.ca.dir;
+    let (mut ca, _lock) = open(dir)?;
+    let to = args.out.clone().unwrap_or_else(|| dir.join(&args.name));
+    let there = ["node.key", "node.pem"].map(|name| to.join(name)).into_iter().find(|path| path.exists());
+    if let Some(path) = there.filter(|_| !args.renew) {
+        return Err(Failure::usage(format!(
+            "{} is there already: write --renew to replace it, or --out DIR for another node",
+            path.display()
+        )));
+    }
+    let now = SystemTime::now();
+    // Nothing is worth more than who vouches for it.
+    let wanted = now + DAY * args.days;
+    let end = wanted.min(ca.expires());
+    let issued = ca.issue(&args.name, now - Ca::SKEW, end)?;
+    // The index first: a certificate that is nowhere listed could not be revoked.
+    ca.write(dir)?;
+    issued.write(&to)?;
+    if end < wanted {
+        remark(format!("it ends with the CA: ripstop keys rotate{} makes a new one", in_dir(dir)));
+    }
+    if out.json {
+        return out.value(&json!({
+            "dir": to,
+            "identity": issued.identity().to_string(),
+            "serial": issued.serial(),
+            "expires": rfc3339(issued.expires()),
+        }));
+    }
+    out.line(format!("{} in {}, valid until {}", issued.identity(), to.display(), Date(issued.expires())))?;
+    out.flush()?;
+    if !args.renew {
+        remark(format!(
+            "next, in ripstop.toml of the node:\n  [security]\n  dir = {:?}",
+            to.display().to_string()
+        ));
+    }
+    Ok(())
+}
+
+fn revoke(args: &RevokeArgs, out: &mut Output) -> Result<(), Failure> {
+    let (mut ca, _lock) = open(&args.ca.dir)?;
+    let now = SystemTime::now();
+    let chosen = choose(&ca, &args.what, now)?;
+    for serial in &chosen {
+        ca.revoke(serial, now)?;
+    }
+    ca.write(&args.ca.dir)?;
+    let revoked = ca.issued().iter().filter(|record| chosen.contains(&record.serial));
+    if out.json {
+        let revoked: Vec<_> = revoked.map(|record| describe(&ca, record, now)).collect();
+        out.value(&json!({"revoked": revoked, "updated": args.to}))?;
+    } else {
+        for record in revoked {
+            out.line(format!("revoked {} of {}", record.serial, record.service))?;
+        }
+    }
+    out.flush()?;
+    update(&ca, &args.to)?;
+    let list = args.ca.dir.join("crl.pem");
+    remark(format!("nodes refuse it once they have {}: copy it into the directory of each", list.display()));
+    Ok(())
+}
+
+/// The serial numbers of what is meant.
+fn choose(ca: &Ca, what: &str, now: SystemTime) -> Result<Vec<String>, Failure> {
+    let path = Path::new(what);
+    if path.is_file() {
+        let serial = show::first_serial(path)?;
+        return known(ca, &serial).map(|serial| vec![serial]);
+    }
+    // As others print them: 4F:0C:… .
+    let serial = what.replace(':', "").to_ascii_lowercase();
+    if serial.len() == 32 && serial.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return known(ca, &serial).map(|serial| vec![serial]);
+    }
+    let of_service: Vec<_> = ca.issued().iter().filter(|record| record.service == what).collect();
+    let alive = of_service.iter().filter(|r| matches!(r.state(now), State::Valid | State::NotYetValid));
+    let alive: Vec<_> = alive.map(|record| record.serial.clone()).collect();
+    match (of_service.is_empty(), alive.is_empty()) {
+        (true, _) => Err(Failure::failed(format!(
+            "{what} is no service that this CA has issued a certificate for, no serial number of 32 hex digits, and no \
+             file: ripstop keys list shows what there is"
+        ))),
+        (false, true) => {
+            Err(Failure::failed(format!("no certificate of {what} is valid any more: nothing to revoke")))
+        }
+        _ => Ok(alive),
+    }
+}
+
+fn known(ca: &Ca, serial: &str) -> Result<String, Failure> {
+    match ca.issued().iter().find(|record| record.serial == serial) {
+        Some(record) => Ok(record.serial.clone()),
+        None => Err(Failure::failed(format!(
+            "this CA has issued no certificate {serial}: ripstop keys list shows what there is"
+        ))),
+    }
+}
+
+fn rotate(args: &RotateArgs, out: &mut Output) -> Result<(), Failure> {
+    let dir = &args.ca.dir;
+    let (mut ca, _lock) = open(dir)?;
+    let now = SystemTime::now();
+    if args.finish {
+        let left = ca.left_behind(now).join(", ");
+        if !left.is_empty() && !args.force {
+            return Err(Failure::failed(format!(
+                "these have certificates of the old CA only, and would be shut out: {left}\n  \
+                 first: ripstop keys issue SERVICE --renew{} for each; or write --force",
+                in_dir(dir)
+            )));
+        }
+        ca.finish_rotation(now)?;
+    } else {
+        ca.rotate(now, args.days)?;
+    }
+    ca.write(dir)?;
+    if out.json {
+        out.value(&json!({
+            "dir": dir,
+            "rotating": ca.is_rotating(),
+            "expires": rfc3339(ca.expires()),
+            "updated": args.to,
+            "left_behind": ca.left_behind(now),
+        }))?;
+    } else if args.finish {
+        out.line(format!("the old CA is dropped from {}", dir.display()))?;
+    } else {
+        out.line(format!(
+            "new CA beside the old one in {}, valid until {}",
+            dir.display(),
+            Date(ca.expires())
+        ))?;
+    }
+    out.flush()?;
+    update(&ca, &args.to)?;
+    remark(format!("copy ca.pem and crl.pem from {} into the directory of each node", dir.display()));
+    if !args.finish {
+        remark(format!(
+            "when all have them: ripstop keys issue SERVICE --renew{0} for each, then ripstop keys rotate --finish{0}",
+            in_dir(dir)
+        ));
+    }
+    Ok(())
+}
+
+/// Hands the newest files to nodes on this machine. What can't be is said; the others get theirs.
+fn update(ca: &Ca, nodes: &[PathBuf]) -> Result<(), Failure> {
+    let mut failed = Ok(());
+    for node in nodes {
+        match ca.update_node(node) {
+            Ok(()) => remark(format!("{}: up to date", node.display())),
+            Err(error) if failed.is_ok() => failed = Err(Failure::from(error)),
+            Err(error) => remark(error),
+        }
+    }
+    failed
+}
+
+fn list(args: &ListArgs, out: &mut Output) -> Result<(), Failure> {
+    let ca = Ca::open(&args.ca.dir)?;
+    let now = SystemTime::now();
+    if out.json {
+        return out.value(&json!({
+            "fabric": ca.fabric(),
+            "expires": rfc3339(ca.expires()),
+            "rotating": ca.is_rotating(),
+            "certificates": ca.issued().iter().map(|record| describe(&ca, record, now)).collect::<Vec<_>>(),
+        }));
+    }
+    if ca.issued().is_empty() {
+        remark(format!("nothing issued yet: ripstop keys issue SERVICE{}", in_dir(&args.ca.dir)));
+        return Ok(());
+    }
+    let row = |record: &Record| {
+        let state = record.state(now).to_string();
+        let state = if ca.is_current(record) { state } else { format!("{state}, old CA") };
+        vec![record.service.clone(), state, Date(record.to).to_string(), record.serial.clone()]
+    };
+    out.table(&["SERVICE", "STATE", "UNTIL", "SERIAL"], ca.issued().iter().map(row).collect())
+}
+
+fn describe(ca: &Ca, record: &Record, now: SystemTime) -> Value {
+    json!({
+        "service": record.service,
+        "serial": record.serial,
+        "state": record.state(now).to_string(),
+        "from": rfc3339(record.from),
+        "expires": rfc3339(record.to),
+        "revoked": record.revoked.map(rfc3339),
+        "old_ca": !ca.is_current(record),
+    })
+}
+
+/// The CA, and a lock: of two commands that change it, one waits for the other.
+fn open(dir: &Path) -> Result<(Ca, Option<std::fs::File>), Failure> {
+    // Where a directory can't be opened or locked there is no lock.
+    let lock = std::fs::File::open(dir).ok();
+    let lock = lock.filter(|file| file.lock().is_ok());
+    Ok((Ca::open(dir)?, lock))
+}
+
+/// ` --dir DIR`, unless that is the default.
+fn in_dir(dir: &Path) -> String {
+    if dir == Path::new("keys") { String::new() } else { format!(" --dir {}", dir.display()) }
+}
+
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// `2026-03-01 12:00 UTC`.
+pub(crate) struct Date(pub(crate) SystemTime);
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = rfc3339(self.0);
+        let minutes = text.get(..16).unwrap_or(&text);
+        write!(f, "{} UTC", minutes.replace('T', " "))
+    }
+}
