@@ -331,11 +331,9 @@ impl NodeBuilder {
             foreign: Arc::new(PullsCore { pulls: shared.pulls.clone(), credited: false }),
         });
         for endpoint in wanted {
-            let tls = shared.guard.acceptor();
-            let endpoint = if tls.is_some() { endpoint.with_tls() } else { endpoint };
             let listening = listen(
                 endpoint.clone(),
-                ListenOptions { link: shared.options.link.clone(), tls },
+                ListenOptions { link: shared.options.link.clone(), tls: shared.guard.acceptor() },
                 shared.gate.clone(),
                 hub.clone(),
                 shared.monitor.clone(),

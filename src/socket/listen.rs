@@ -83,7 +83,7 @@ pub(crate) async fn listen(
 ) -> io::Result<Listening> {
     let listener = transport::Listener::bind(&endpoint).await?;
     let shared = Arc::new(Shared {
-        endpoint: listener.endpoint(),
+        endpoint: if options.tls.is_some() { listener.endpoint().with_tls() } else { listener.endpoint() },
         options,
         gate,
         core,

@@ -12,6 +12,8 @@ mod publishing;
 mod queues;
 mod requests;
 mod routing;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{
     future::Future,
