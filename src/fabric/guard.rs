@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     fabric::wire::property,
@@ -67,6 +67,8 @@ pub(crate) struct Guard {
     generation: AtomicU64,
     authoriser: Option<Arc<dyn Authoriser>>,
     logged: Mutex<HashMap<String, Instant>>,
+    /// Rises when connections stand on keys that are not the newest: links dial again beside those they have.
+    renewals: watch::Sender<u64>,
 }
 
 impl Guard {
@@ -81,6 +83,7 @@ impl Guard {
             generation: AtomicU64::new(0),
             authoriser,
             logged: Mutex::default(),
+            renewals: watch::Sender::default(),
         }
     }
 
@@ -101,6 +104,15 @@ impl Guard {
     pub(crate) fn replace(&self, table: Permissions) {
         *write(&self.table) = Arc::new(table);
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewals.subscribe()
+    }
+
+    /// Has every link dial again beside the connection it has, and change over.
+    pub(crate) fn renew(&self) {
+        self.renewals.send_modify(|renewals| *renewals += 1);
     }
 
     /// Who this is, by what was proven; `None` on a node without keys. What the handshake says of its service has to
@@ -124,7 +136,9 @@ impl Guard {
     /// while it shook hands, and [`Guard::recheck`] did not see it.
     pub(crate) fn still(&self, pipe: &Pipe) -> Result<(), String> {
         match (&self.keys, Who::of(pipe)) {
-            (Some(keys), Some(who)) if who.generation != with_keys::generation(keys) => self.recheck(&who),
+            (Some(keys), Some(who)) if who.generation != with_keys::generation(keys) => {
+                self.recheck(&who).map_err(|refusal| refusal.to_string())
+            }
             _ => Ok(()),
         }
     }
@@ -217,7 +231,7 @@ mod with_keys {
 
     use super::{Guard, KeyStore, Who};
     use crate::{
-        security::Identity,
+        security::{Identity, Refusal},
         transport::tls::{Acceptor, Connector, Proof},
     };
 
@@ -238,14 +252,11 @@ mod with_keys {
         }
 
         /// Why a peer that was let in before would not be now.
-        pub(crate) fn recheck(&self, who: &Who) -> Result<(), String> {
+        pub(crate) fn recheck(&self, who: &Who) -> Result<(), Refusal> {
             let Some(keys) = &self.keys else { return Ok(()) };
             match &who.proof {
                 Proof::None => Ok(()),
-                Proof::Certificates(chain) => {
-                    let checked = keys.current().recheck(&certificates(chain), SystemTime::now());
-                    checked.map_err(|error| error.to_string())
-                }
+                Proof::Certificates(chain) => keys.current().recheck(&certificates(chain), SystemTime::now()),
             }
         }
     }
@@ -272,7 +283,7 @@ mod with_keys {
 mod with_keys {
     use super::{Guard, KeyStore, Who};
     use crate::{
-        security::Identity,
+        security::{Identity, Refusal},
         transport::tls::{Acceptor, Connector, Proof},
     };
 
@@ -285,7 +296,7 @@ mod with_keys {
             None
         }
 
-        pub(crate) fn recheck(&self, _: &Who) -> Result<(), String> {
+        pub(crate) fn recheck(&self, _: &Who) -> Result<(), Refusal> {
             Ok(())
         }
     }

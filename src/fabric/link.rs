@@ -62,6 +62,10 @@ const RACE: usize = 4;
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses dialled in one round, at most: as many as an advert may have.
 const ADDRESSES: usize = 20;
+/// Dials that new keys cause are spread over this.
+const SPREAD: Duration = Duration::from_millis(100);
+/// A publisher is heard on both connections for so long when one takes over from the other.
+const OVERLAP: Duration = Duration::from_secs(1);
 /// How long one round of dialling may take before it counts as failed.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -219,7 +223,8 @@ impl PeerLink {
         if let Some(old) = &old {
             match lane {
                 Lane::Calls => {}
-                Lane::Events => shared.subscriptions.left(&old.pipe),
+                // Heard until the new one has caught up: see `retire`.
+                Lane::Events => {}
                 Lane::Work => shared.outlets.lost(&old.pipe),
             }
         }
@@ -228,7 +233,8 @@ impl PeerLink {
         }
         // Only the connection in use subscribes: of several that got through, each would bring every event.
         if lane == Lane::Events {
-            shared.subscriptions.joined(&connection.pipe);
+            let old = old.as_ref().map(|old| &old.pipe);
+            shared.subscriptions.joined(&connection.pipe, old.filter(|old| !old.is_closed()));
         }
         old
     }
@@ -317,25 +323,36 @@ async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: Lane) {
                 drop(link.up(&strong, lane, connection));
                 pipe.resume();
                 let mut changed = strong.directory.changed();
+                let mut renewals = strong.guard.renewals();
                 drop(strong);
                 let (mut attempt, mut pipe) = (attempt, pipe);
                 let reason = loop {
-                    tokio::select! {
+                    let moving = tokio::select! {
                         reason = ended(&mut told, attempt) => break reason,
                         // It may have announced another address: that is dialled beside the live connection.
-                        Ok(()) = changed.changed() => {
-                            let Some(strong) = shared.upgrade() else { return };
-                            let won = tokio::select! {
-                                reason = ended(&mut told, attempt) => break reason,
-                                won = moved(&strong, &link, lane) => won,
-                            };
-                            let Some((connection, won, tells)) = won else { continue };
-                            (attempt, told, pipe) = (won, tells, connection.pipe.clone());
-                            // The old one ends with the last call that waits on it.
-                            drop(link.up(&strong, lane, connection));
-                            pipe.resume();
+                        Ok(()) = changed.changed() => true,
+                        // So is the same one, when keys have changed.
+                        Ok(()) = renewals.changed() => false,
+                    };
+                    let Some(strong) = shared.upgrade() else { return };
+                    let won = async {
+                        match moving {
+                            true => moved(&strong, &link, lane).await,
+                            false => renewed(&strong, &link, lane).await,
                         }
+                    };
+                    let won = tokio::select! {
+                        reason = ended(&mut told, attempt) => break reason,
+                        won = won => won,
+                    };
+                    let Some((connection, won, tells)) = won else { continue };
+                    (attempt, told, pipe) = (won, tells, connection.pipe.clone());
+                    // It ends with the last call that waits on it, and when both have brought the same events.
+                    if let Some(old) = link.up(&strong, lane, connection) {
+                        let shared = Arc::downgrade(&strong);
+                        strong.spawn(retire(shared, lane, old));
                     }
+                    pipe.resume();
                 };
                 let Some(strong) = shared.upgrade() else { return };
                 tracing::debug!(peer = %link.name(), lane = lane.name(), %reason, "link down");
@@ -379,6 +396,23 @@ async fn moved(shared: &Arc<Shared>, link: &Arc<PeerLink>, lane: Lane) -> Option
     advert.epoch = epoch.unwrap_or(advert.epoch);
     shared.directory.met(&link.key, advert);
     Some(won)
+}
+
+/// Dials a live peer once more, so that the connection stands on the newest keys of both sides.
+async fn renewed(shared: &Arc<Shared>, link: &Arc<PeerLink>, lane: Lane) -> Option<Won> {
+    // All links do so at about the same time.
+    tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
+    race(shared, link, lane, link.instance().advert.endpoints.clone()).await.ok()
+}
+
+/// Keeps the events of a connection that was replaced coming until those of the new one go on from there.
+async fn retire(shared: Weak<Shared>, lane: Lane, old: Arc<Connection>) {
+    if lane == Lane::Events {
+        tokio::time::sleep(OVERLAP).await;
+        if let Some(shared) = shared.upgrade() {
+            shared.subscriptions.left(&old.pipe);
+        }
+    }
 }
 
 /// Waits for the end of the connection that won.

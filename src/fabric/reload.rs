@@ -15,35 +15,37 @@ use crate::{
         guard::Who,
         shared::{Phase, Shared},
     },
-    security::{KeyStore, Permissions},
-    socket::pipe::Pipe,
+    security::{KeyStore, Permissions, Refusal},
     sync::lock,
     watch::Touches,
 };
 
 /// Certificates run out without anything changing.
 const LOOK: Duration = Duration::from_secs(60);
+/// A connection under a CA that is trusted no more is given this long to be replaced by another, so that nothing of it is
+/// lost. Whoever is revoked gets none.
+const GRACE: Duration = Duration::from_secs(5);
 
 impl Shared {
-    /// Ends every connection that would not be let in with the keys there are now.
-    fn recheck(&self) {
-        let accepted: Vec<_> = lock(&self.accepted).values().map(|(pipe, _)| pipe.clone()).collect();
-        for pipe in accepted {
-            self.recheck_one(&pipe);
+    /// Ends every connection that would not be let in with the keys there are now; without `strict`, except for those of
+    /// a CA that has gone.
+    fn recheck(&self, strict: bool) {
+        let mut pipes: Vec<_> = lock(&self.accepted).values().map(|(pipe, _)| pipe.clone()).collect();
+        for link in &self.links {
+            pipes.extend(link.connections().map(|connection| connection.pipe.clone()));
         }
-        let links: Vec<_> = self.links.iter().map(|link| link.value().clone()).collect();
-        for connection in links.iter().flat_map(|link| link.connections().collect::<Vec<_>>()) {
-            self.recheck_one(&connection.pipe);
-        }
-    }
-
-    fn recheck_one(&self, pipe: &Pipe) {
-        let Some(who) = Who::of(pipe) else { return };
-        if let Err(reason) = self.guard.recheck(&who) {
-            tracing::warn!(who = %who.identity, reason, "connection closed");
-            metrics::counter!("ripstop_connections_refused_total", "reason" => "no-longer-valid")
-                .increment(1);
-            pipe.abort(&reason);
+        for pipe in pipes {
+            let Some(who) = Who::of(&pipe) else { continue };
+            match self.guard.recheck(&who) {
+                Err(Refusal::UnknownIssuer) if !strict => {}
+                Err(refusal) => {
+                    tracing::warn!(who = %who.identity, remote = pipe.origin().remote(), reason = %refusal, "connection closed");
+                    metrics::counter!("ripstop_connections_refused_total", "reason" => refusal.label())
+                        .increment(1);
+                    pipe.abort(&refusal.to_string());
+                }
+                Ok(()) => {}
+            }
         }
     }
 
@@ -64,17 +66,25 @@ async fn closed(phase: &mut watch::Receiver<Phase>) {
 /// Follows the keys until the node is closed.
 pub(super) async fn keys(shared: Weak<Shared>, keys: Arc<KeyStore>, mut phase: watch::Receiver<Phase>) {
     let mut changed = keys.changed();
-    let mut watching = pin!(keys.watch());
+    let mut standing = keys.current().standing();
+    let mut watching = pin!(keys.clone().watch());
+    let mut wait = LOOK;
     loop {
-        tokio::select! {
+        let strict = tokio::select! {
             () = closed(&mut phase) => return,
             // It goes on for as long as it is polled.
             () = &mut watching => return,
-            Ok(()) = changed.changed() => {}
-            () = tokio::time::sleep(LOOK) => {}
-        }
+            Ok(()) = changed.changed() => false,
+            () = tokio::time::sleep(wait) => true,
+        };
         let Some(shared) = shared.upgrade() else { return };
-        shared.recheck();
+        shared.recheck(strict);
+        wait = if strict { LOOK } else { GRACE };
+        let now = keys.current().standing();
+        if now != standing {
+            standing = now;
+            shared.guard.renew();
+        }
     }
 }
 

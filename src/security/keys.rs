@@ -40,6 +40,8 @@ pub struct Keys {
     client: ClientConfig,
     /// Of everything that was read.
     print: u64,
+    /// Of our own certificate and the trust anchors.
+    standing: u64,
 }
 
 impl Keys {
@@ -67,6 +69,7 @@ impl Keys {
         let lists = files::revocation_lists(&places.crl)?;
         let key = files::private_key(&places.key)?;
         chain.iter().chain(&anchors).for_each(|der| der.hash(&mut print));
+        let standing = print.finish();
         lists.iter().for_each(|der| der.hash(&mut print));
         key.secret_der().hash(&mut print);
 
@@ -105,7 +108,7 @@ impl Keys {
         let own = Arc::new(SingleCertAndKey::from(own));
         let server = Arc::new(server_config(&provider, &trust, &own)?);
         let client = client_config(provider, &trust, own)?;
-        Ok(Self { identity, expires, chain, trust, server, client, print: print.finish() })
+        Ok(Self { identity, expires, chain, trust, server, client, print: print.finish(), standing })
     }
 
     /// Whether our own certificate is one that the members of this fabric let in now.
@@ -201,6 +204,11 @@ impl Keys {
     /// ```
     pub fn recheck(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Refusal> {
         self.trust.check(chain, now).map(drop)
+    }
+
+    /// Changes with our own certificate and with the CAs that are trusted: what connections stand on.
+    pub(crate) fn standing(&self) -> u64 {
+        self.standing
     }
 
     /// The same files make the same print.

@@ -8,4 +8,6 @@ mod drain;
 mod events;
 mod foreign;
 mod peers;
+#[cfg(feature = "tls")]
+mod security;
 mod work;

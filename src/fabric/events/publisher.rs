@@ -204,7 +204,7 @@ impl Topics {
         }
     }
 
-    /// Permissions have changed: every topic looks again, and whoever is refused now is told so now.
+    /// Permissions have changed: every topic looks again before its next event, and whoever is refused is told so.
     #[cfg(feature = "tls")]
     pub(crate) fn look_again(&self) {
         write(&self.subscribers).values_mut().for_each(|subscriber| subscriber.told.clear());

@@ -20,7 +20,7 @@ use crate::{
         error::{ReceiveError, SubscribeError},
         inbox::{Inbox, Item},
         shared::Shared,
-        wire,
+        wire::{self, property},
     },
     security::Action,
     socket::{
@@ -45,24 +45,34 @@ struct Entry {
 #[derive(Default)]
 pub(crate) struct Subscriptions {
     entries: RwLock<Vec<Arc<Entry>>>,
-    feeds: Mutex<HashMap<u64, Feed>>,
+    feeds: Mutex<Feeds>,
 }
+
+#[derive(Default)]
+struct Feeds {
+    /// By connection.
+    all: HashMap<u64, Feed>,
+    /// What was heard of each publisher, by the first connection that brought its events: another one that takes over
+    /// goes on from there.
+    heard: HashMap<u64, Heard>,
+}
+
+/// Last sequence number by subject.
+type Heard = HashMap<Box<str>, u64>;
 
 /// One connection to a publisher.
 struct Feed {
     pipe: Arc<Pipe>,
-    /// Last sequence number by subject.
-    sequences: HashMap<Box<str>, u64>,
+    /// Its place in [`Feeds::heard`].
+    heard: u64,
+    /// The connection that it takes over from and that is still heard: what follows a gap waits for it.
+    after: Option<u64>,
     /// The subject that it was last found to be allowed to publish, under this generation of the table: mostly the next
     /// one's, too.
     allowed: Option<(Box<str>, u64)>,
 }
 
 impl Feed {
-    fn new(pipe: &Arc<Pipe>) -> Self {
-        Self { pipe: pipe.clone(), sequences: HashMap::new(), allowed: None }
-    }
-
     fn may_publish(&mut self, shared: &Shared, subject: &str) -> bool {
         let Some(generation) = shared.guard.generation() else { return true };
         if self.allowed.as_ref().is_some_and(|(allowed, of)| **allowed == *subject && *of == generation) {
@@ -86,7 +96,7 @@ impl Subscriptions {
         let feeds = lock(&self.feeds);
         write(&self.entries).push(entry.clone());
         // ZMTP counts subscriptions: the same prefix twice is cancelled twice.
-        feeds.values().for_each(|feed| tell(&feed.pipe, true, [entry.pattern.prefix()]));
+        feeds.all.values().for_each(|feed| tell(&feed.pipe, true, [entry.pattern.prefix()]));
     }
 
     fn remove(&self, id: u64) {
@@ -95,28 +105,48 @@ impl Subscriptions {
         if let Some(index) = entries.iter().position(|entry| entry.id == id) {
             let entry = entries.remove(index);
             // What is published from now on and not subscribed is not missed by a later subscription.
-            for feed in feeds.values_mut() {
-                feed.sequences
-                    .retain(|subject, _| entries.iter().any(|entry| entry.pattern.matches(subject)));
+            for heard in feeds.heard.values_mut() {
+                heard.retain(|subject, _| entries.iter().any(|entry| entry.pattern.matches(subject)));
             }
             drop(entries);
-            feeds.values().for_each(|feed| tell(&feed.pipe, false, [entry.pattern.prefix()]));
+            feeds.all.values().for_each(|feed| tell(&feed.pipe, false, [entry.pattern.prefix()]));
         }
     }
 
-    /// A connection to a publisher is up: it learns every prefix.
-    pub(crate) fn joined(&self, pipe: &Arc<Pipe>) {
+    /// A connection to a publisher is up: it learns every prefix. It may take over from another one, which is heard until
+    /// it has left: events come once, and in order.
+    pub(crate) fn joined(&self, pipe: &Arc<Pipe>, after: Option<&Arc<Pipe>>) {
         let mut feeds = lock(&self.feeds);
         let entries = read(&self.entries);
         tell(pipe, true, entries.iter().map(|entry| entry.pattern.prefix()));
         // A connection that has ended meanwhile was taken off the list already.
         if !pipe.is_closed() {
-            feeds.insert(pipe.id(), Feed::new(pipe));
+            // One that was restarted counts from the beginning.
+            let same = |after: &&Arc<Pipe>| {
+                let who = |pipe: &Pipe, name| pipe.peer().and_then(|peer| peer.property(name).cloned());
+                let same = |name| who(after, name) == who(pipe, name);
+                same(property::NODE) && same(property::EPOCH)
+            };
+            let before = after.filter(same).and_then(|after| feeds.all.get(&after.id()));
+            let heard = before.map_or(pipe.id(), |before| before.heard);
+            let after = before.map(|before| before.pipe.id());
+            feeds.heard.entry(heard).or_default();
+            feeds.all.insert(pipe.id(), Feed { pipe: pipe.clone(), heard, after, allowed: None });
         }
     }
 
     pub(crate) fn left(&self, pipe: &Arc<Pipe>) {
-        lock(&self.feeds).remove(&pipe.id());
+        let mut feeds = lock(&self.feeds);
+        let Feeds { all, heard } = &mut *feeds;
+        let Some(gone) = all.remove(&pipe.id()) else { return };
+        let mut heirs = all.values_mut().filter(|feed| feed.heard == gone.heard).peekable();
+        if heirs.peek().is_none() {
+            heard.remove(&gone.heard);
+        }
+        for heir in heirs.filter(|heir| heir.after == Some(pipe.id())) {
+            heir.after = None;
+            heir.pipe.resume();
+        }
     }
 
     /// Hands the events of one read to the subscriptions that match.
@@ -127,11 +157,15 @@ impl Subscriptions {
         {
             let mut feeds = lock(&self.feeds);
             let entries = read(&self.entries);
-            // Another connection to the same publisher has taken over: nothing is heard twice.
-            if !feeds.contains_key(&pipe.id()) {
+            let Feeds { all, heard } = &mut *feeds;
+            let heir = all.values().find(|heir| heir.after == Some(pipe.id())).map(|heir| heir.pipe.clone());
+            let twice = heir.is_some() || all.get(&pipe.id()).is_some_and(|feed| feed.after.is_some());
+            // Another connection to the same publisher has taken over.
+            let Some(feed) = all.get_mut(&pipe.id()) else {
                 received.messages.clear();
                 return Flow::Continue;
-            }
+            };
+            let heard = heard.entry(feed.heard).or_default();
             for message in &received.messages {
                 let Ok(incoming) = wire::parse(message) else {
                     metrics::counter!("ripstop_messages_malformed_total", "lane" => "events").increment(1);
@@ -144,15 +178,23 @@ impl Subscriptions {
                     done += 1;
                     continue;
                 }
-                if let Some(feed) = feeds.get_mut(&pipe.id())
-                    && !feed.may_publish(shared, incoming.subject)
-                {
+                if !feed.may_publish(shared, incoming.subject) {
                     done += 1;
                     continue;
                 }
                 let sequence = header.and_then(|header| header.fields.sq);
-                let last =
-                    feeds.get(&pipe.id()).and_then(|feed| feed.sequences.get(incoming.subject)).copied();
+                let last = heard.get(incoming.subject).copied();
+                if let (Some(now), Some(last), true) = (sequence, last, twice) {
+                    // Two connections bring the same for a while, when one takes over from the other.
+                    if now <= last {
+                        done += 1;
+                        continue;
+                    }
+                    if now > last + 1 && feed.after.is_some() {
+                        flow = Flow::Pause;
+                        break;
+                    }
+                }
                 // Numbers rise by one; the first one seen tells nothing about earlier ones.
                 let missed = match (sequence, last) {
                     (Some(now), Some(last)) => now.saturating_sub(last).saturating_sub(1),
@@ -173,14 +215,18 @@ impl Subscriptions {
                 if missed > 0 {
                     metrics::counter!("ripstop_events_missed_total").increment(missed);
                 }
-                if let (Some(now), Some(feed)) = (sequence, feeds.get_mut(&pipe.id())) {
-                    if let Some(last) = feed.sequences.get_mut(incoming.subject) {
+                if let Some(now) = sequence {
+                    if let Some(last) = heard.get_mut(incoming.subject) {
                         *last = now;
-                    } else if feed.sequences.len() < SEQUENCES {
-                        feed.sequences.insert(incoming.subject.into(), now);
+                    } else if heard.len() < SEQUENCES {
+                        heard.insert(incoming.subject.into(), now);
                     }
                 }
                 done += 1;
+            }
+            // It may go on where this one is now.
+            if let Some(heir) = heir {
+                heir.resume();
             }
         }
         received.messages.drain(..done);
@@ -232,7 +278,7 @@ impl Core for FeedCore {
     }
 
     fn joined(&self, pipe: &Arc<Pipe>) {
-        self.subscriptions.joined(pipe);
+        self.subscriptions.joined(pipe, None);
         if let Some(shared) = self.shared.upgrade() {
             shared.accepted(pipe);
         }
