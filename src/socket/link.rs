@@ -22,7 +22,7 @@ use crate::socket::pipe::{Next, Pipe, Signal};
 use crate::socket::readbuf::ReadBuf;
 use crate::transport::Stream;
 use crate::transport::tls::{Proof, explain};
-use crate::zmtp::{Config, Connection, Local, ProtocolError, Received, State};
+use crate::zmtp::{self, Config, Connection, Local, ProtocolError, Received, State};
 
 /// After everything is flushed, the peer has this long to close its side too: closing with bytes of the peer's
 /// unread would reset the connection and could destroy what we flushed.
@@ -153,7 +153,7 @@ impl Link {
     fn new(stream: Stream, setup: Setup) -> Self {
         let now = Instant::now();
         let config = Config {
-            as_server: setup.local.is_none(),
+            mechanism: zmtp::Mechanism::Null,
             local: setup.local,
             limits: setup.options.limits.clone(),
             heartbeat: setup.options.heartbeat,

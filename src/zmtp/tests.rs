@@ -80,7 +80,7 @@ fn wire(control: Control<'_>) -> Vec<u8> {
 }
 
 fn greeting(minor: u8) -> [u8; 64] {
-    let mut bytes = super::greeting::encode("NULL");
+    let mut bytes = super::greeting::encode("NULL", false);
     bytes[11] = minor;
     bytes
 }
