@@ -432,6 +432,7 @@ impl NodeBuilder {
             hwm_messages: limits.queue_messages,
             hwm_bytes: limits.queue_bytes,
             memory: limits.peer_memory,
+            ..LinkOptions::default()
         };
         let gate = gate::Caps {
             connections: limits.connections,

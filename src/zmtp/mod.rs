@@ -138,7 +138,7 @@ impl Default for Heartbeat {
 
 /// A greeting that tells a plain peer that encryption is wanted, from a side that will not go on with it.
 pub(crate) fn secured_greeting() -> [u8; greeting::LEN] {
-    greeting::encode("CURVE")
+    greeting::encode("CURVE", true)
 }
 
 /// Appends a subscription (or its end) to `out`, as a SUBSCRIBE or CANCEL command to peers of ZMTP 3.1 and
