@@ -172,7 +172,10 @@ impl Connection {
                             self.phase = match self.local.take() {
                                 Some(local) => {
                                     self.pair(local.socket_type)?;
-                                    self.greet(local)?;
+                                    match self.security {
+                                        Security::Null => self.local = Some(local), // said long ago
+                                        _ => self.greet(local)?,
+                                    }
                                     Phase::Ready
                                 }
                                 None => Phase::Awaiting,
