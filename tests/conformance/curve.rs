@@ -1,0 +1,283 @@
+//! The same under CURVE; what is on the wire; and what happens when a connection breaks in the middle.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ripstop::Endpoint;
+use ripstop::socket::*;
+use ripstop::zmtp::curve::KeyPair;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::{
+    Transport,
+    common::{awaits, quick},
+    on_every_transport, pairs, soon,
+};
+
+on_every_transport!(every_pair, every_pair_after_a_reconnect);
+
+async fn every_pair(transport: Transport) {
+    let (server, dialling) = keys();
+    let secure = |options: Options| options.curve_server(server.secret().clone());
+    pairs::pairs(transport, &secure, &dialling).await;
+}
+
+async fn every_pair_after_a_reconnect(transport: Transport) {
+    let (server, dialling) = keys();
+    let secure = |options: Options| options.curve_server(server.secret().clone());
+    pairs::pairs_after_a_reconnect(transport, &secure, &dialling).await;
+}
+
+/// A server's keys, and what a client of it dials with.
+fn keys() -> (KeyPair, ConnectOptions) {
+    let (server, client) = (curve_keys().unwrap(), curve_keys().unwrap());
+    let dialling = ConnectOptions::new().curve(server.public(), client);
+    (server, dialling)
+}
+
+/// Between a client and a server: hears everything, and can cut.
+struct Wire {
+    endpoint: String,
+    heard: Arc<Mutex<Vec<u8>>>,
+    /// Connections end when so many bytes in all have gone to the server.
+    cut_at: watch::Sender<usize>,
+}
+
+impl Wire {
+    async fn to(server: &Endpoint) -> Self {
+        let Endpoint::Tcp { host, port } = server.clone() else { panic!("{server} is not TCP") };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (cut_at, cut) = watch::channel(usize::MAX);
+        let all = heard.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect((&host[..], port)).await else { continue };
+                tokio::spawn(carry(client, server, all.clone(), cut.clone()));
+            }
+        });
+        Self { endpoint, heard, cut_at }
+    }
+
+    fn heard(&self, what: &[u8]) -> bool {
+        self.heard.lock().unwrap().windows(what.len()).any(|window| window == what)
+    }
+}
+
+async fn carry(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    heard: Arc<Mutex<Vec<u8>>>,
+    cut: watch::Receiver<usize>,
+) -> io::Result<()> {
+    let (mut up, mut down) = (vec![0; 4096], vec![0; 4096]);
+    let mut sent = 0;
+    loop {
+        tokio::select! {
+            n = client.read(&mut up) => {
+                let n = n?.min(cut.borrow().saturating_sub(sent));
+                if n == 0 {
+                    return Ok(());
+                }
+                heard.lock().unwrap().extend_from_slice(&up[..n]);
+                server.write_all(&up[..n]).await?;
+                sent += n;
+            }
+            n = server.read(&mut down) => {
+                let n = n?;
+                if n == 0 {
+                    return Ok(());
+                }
+                heard.lock().unwrap().extend_from_slice(&down[..n]);
+                client.write_all(&down[..n]).await?;
+            }
+        }
+    }
+}
+
+const MARKER: &[u8] = b"a marker that can be read";
+
+/// Request, answer, subscription, identity and socket types: everything is there with NULL, nothing with CURVE.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_can_be_read_on_the_wire() {
+    for secure in [false, true] {
+        let (server, dialling) = keys();
+        let (options, dialling) = match secure {
+            true => (Options::new().curve_server(server.secret().clone()), dialling),
+            false => (Options::new(), ConnectOptions::new()),
+        };
+        let rep = Rep::with_options(options.clone());
+        let wire = Wire::to(&rep.bind("tcp://127.0.0.1:0").await.unwrap()).await;
+        let req = Req::with_options(Options::new().identity("an identity"));
+        req.connect_with(&wire.endpoint[..], dialling.clone()).unwrap();
+        req.send(["ask".as_bytes(), MARKER]).await.unwrap();
+        assert_eq!(soon(rep.recv()).await.unwrap().frame(1), Some(MARKER));
+        rep.send([MARKER, &[7; 40_000], b"answer"]).await.unwrap();
+        assert_eq!(soon(req.recv()).await.unwrap().len(), 3);
+
+        let publisher = Pub::with_options(options);
+        let mut seen = publisher.monitor();
+        let events = Wire::to(&publisher.bind("tcp://127.0.0.1:0").await.unwrap()).await;
+        let subscriber = Sub::new();
+        subscriber.subscribe("a subscription");
+        subscriber.connect_with(&events.endpoint[..], dialling).unwrap();
+        soon(async { awaits!(seen, Event::Subscribed { .. }) }).await;
+        publisher.send(["a subscription, and more".as_bytes(), MARKER]).await.unwrap();
+        soon(subscriber.recv()).await.unwrap();
+
+        for what in [MARKER, b"ask", b"answer", b"an identity", b"Socket-Type", &[7; 100]] {
+            assert_eq!(wire.heard(what), !secure, "{:?}", what.escape_ascii().to_string());
+        }
+        for what in [MARKER, b"a subscription", b"SUBSCRIBE"] {
+            assert_eq!(events.heard(what), !secure, "{:?}", what.escape_ascii().to_string());
+        }
+        assert_eq!(wire.heard(b"MESSAGE"), secure);
+    }
+}
+
+/// A connection that breaks in the middle of a batch: the queue goes on with the next one, whose seals are its own. As
+/// without CURVE, what was handed to the system may be lost, but nothing comes twice, changed or in another order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_queue_goes_on_after_a_break() {
+    let (server, dialling) = keys();
+    let pull = Pull::with_options(Options::new().curve_server(server.secret().clone()));
+    let mut came_in = pull.monitor();
+    let wire = Wire::to(&pull.bind("tcp://127.0.0.1:0").await.unwrap()).await;
+    let push = Push::with_options(quick());
+    let mut seen = push.monitor();
+    wire.cut_at.send_replace(700_000);
+    push.connect_with(&wire.endpoint[..], dialling).unwrap();
+    const MANY: u32 = 12_000;
+    let sending = async {
+        for n in 0..MANY {
+            // Every 50th is large, so that breaks fall into frames of both kinds.
+            let len = if n % 50 == 0 { 30_000 } else { 900 };
+            push.send([&n.to_be_bytes()[..], &vec![n as u8; len]]).await.unwrap();
+        }
+        awaits!(seen, Event::Disconnected { unknown, .. } if *unknown > 0);
+        wire.cut_at.send_replace(usize::MAX);
+        // Nothing more is cut, so this one comes.
+        awaits!(seen, Event::Connected { .. });
+        push.send("last").await.unwrap();
+    };
+    let receiving = async {
+        let (mut next, mut count) = (0, 0);
+        loop {
+            let message = pull.recv().await.unwrap();
+            if message.frame(0) == Some(b"last") {
+                return (count, next);
+            }
+            let n = u32::from_be_bytes(message.frame(0).unwrap().try_into().unwrap());
+            assert!(n >= next, "{n} after {next}");
+            let body = message.frame(1).unwrap();
+            assert!(body.iter().all(|byte| *byte == n as u8));
+            assert_eq!(body.len(), if n % 50 == 0 { 30_000 } else { 900 });
+            (next, count) = (n + 1, count + 1);
+        }
+    };
+    let ((), (count, next)) = soon(async { tokio::join!(sending, receiving) }).await;
+    awaits!(came_in, Event::Accepted { .. });
+    awaits!(came_in, Event::Accepted { .. });
+    // What the system had taken is lost with the connection, up to a few MB; the rest went on.
+    assert!((400..MANY).contains(&count) && next == MANY, "{count}, up to {next} of {MANY}");
+}
+
+/// Encoded once for both kinds of subscriber; a publisher that dials some of them has both.
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_and_secure_subscribers_of_one_publisher() {
+    let (server, dialling) = keys();
+    let (own, dialling_own) = keys();
+    let publisher =
+        Pub::with_options(Options::new().curve_server(own.secret().clone()).when_full(WhenFull::Block));
+    let mut seen = publisher.monitor();
+    let plain = Sub::new();
+    let secure = Sub::with_options(Options::new().curve_server(server.secret().clone()));
+    let dialled = Sub::new();
+    for subscriber in [&plain, &secure, &dialled] {
+        subscriber.subscribe("t");
+    }
+    publisher.connect(plain.bind("tcp://127.0.0.1:0").await.unwrap()).unwrap();
+    publisher.connect_with(secure.bind("tcp://127.0.0.1:0").await.unwrap(), dialling).unwrap();
+    dialled.connect_with(publisher.bind("tcp://127.0.0.1:0").await.unwrap(), dialling_own).unwrap();
+    soon(async {
+        for _ in 0..3 {
+            awaits!(seen, Event::Subscribed { .. });
+        }
+        for n in 0..2000usize {
+            let message = [format!("t{n}").into_bytes(), vec![1; n % 400], vec![2; (n % 7) * 5000]];
+            publisher.send(&message[..]).await.unwrap();
+            for subscriber in [&plain, &secure, &dialled] {
+                assert!(subscriber.recv().await.unwrap() == ripstop::Message::from_frames(&message));
+            }
+        }
+    })
+    .await;
+}
+
+/// Who has not the key of the server gets nothing that was queued for it, however long it answers.
+#[tokio::test]
+async fn nothing_leaves_for_the_wrong_server() {
+    let (server, dialling) = keys();
+    let (forger, _) = keys();
+    let push = Push::with_options(quick());
+    let mut seen = push.monitor();
+    let pull = Pull::with_options(Options::new().curve_server(forger.secret().clone()));
+    let endpoint = pull.bind("tcp://127.0.0.1:0").await.unwrap();
+    let wire = Wire::to(&endpoint).await;
+    push.connect_with(&wire.endpoint[..], dialling).unwrap();
+    push.send(MARKER).await.unwrap();
+    for _ in 0..3 {
+        soon(async { awaits!(seen, Event::HandshakeFailed { .. }) }).await;
+    }
+    assert!(!wire.heard(MARKER) && !wire.heard(b"INITIATE") && wire.heard(b"HELLO"));
+    // The right one at the same place gets it.
+    pull.close().await;
+    let pull = Pull::with_options(Options::new().curve_server(server.secret().clone()));
+    pull.bind(&endpoint).await.unwrap();
+    assert_eq!(soon(pull.recv()).await.unwrap(), MARKER.into());
+}
+
+/// An oldest message that is dropped, and heartbeats that outlast a silence, work as they do without.
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_oldest_and_heartbeats() {
+    let (server, dialling) = keys();
+    let options = Options::new().curve_server(server.secret().clone());
+    let beat = (Duration::from_millis(20), Duration::from_millis(500));
+    let publisher =
+        Pub::with_options(options.when_full(WhenFull::DropOldest).send_hwm(10).heartbeat(Some(beat)));
+    let mut seen = publisher.monitor();
+    let subscriber = Sub::with_options(Options::new().receive_hwm(1).heartbeat(Some(beat)));
+    subscriber.subscribe("");
+    let wire = Wire::to(&publisher.bind("tcp://127.0.0.1:0").await.unwrap()).await;
+    subscriber.connect_with(&wire.endpoint[..], dialling).unwrap();
+    soon(async {
+        awaits!(seen, Event::Subscribed { .. });
+        let large = vec![0; 100_000];
+        for n in 0..500u32 {
+            publisher.send([&n.to_be_bytes()[..], &large]).await.unwrap();
+        }
+        let mut last = None;
+        let mut count = 0;
+        while last != Some(499) {
+            let message = subscriber.recv().await.unwrap();
+            let n = u32::from_be_bytes(message.frame(0).unwrap().try_into().unwrap());
+            assert!(last.is_none_or(|last| last < n));
+            last = Some(n);
+            count += 1;
+        }
+        assert!(count < 500, "none was dropped");
+        // 50 heartbeats later it is the same connection.
+        let before = wire.heard.lock().unwrap().len();
+        while wire.heard.lock().unwrap().len() < before + 50 * 40 {
+            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        publisher.send([&500u32.to_be_bytes()[..], b"still there"]).await.unwrap();
+        assert_eq!(subscriber.recv().await.unwrap().frame(1), Some(&b"still there"[..]));
+    })
+    .await;
+}
