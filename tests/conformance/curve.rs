@@ -9,7 +9,7 @@ use ripstop::socket::*;
 use ripstop::zmtp::curve::KeyPair;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     Transport,
@@ -38,29 +38,44 @@ fn keys() -> (KeyPair, ConnectOptions) {
     (server, dialling)
 }
 
-/// Between a client and a server: hears everything, and can cut.
+/// Between a client and a server: hears everything, and can meddle with it.
 struct Wire {
     endpoint: String,
     heard: Arc<Mutex<Vec<u8>>>,
-    /// Connections end when so many bytes in all have gone to the server.
-    cut_at: watch::Sender<usize>,
+    /// What went to the server, one connection after the other.
+    up: Arc<Mutex<Vec<u8>>>,
+    meddling: watch::Sender<Meddling>,
+    /// Sends the server again what came last from the client.
+    again: Arc<Notify>,
 }
+
+#[derive(Clone, Copy)]
+struct Meddling {
+    /// Connections end when so many bytes in all have gone to the server.
+    cut_at: usize,
+    /// Which byte of each connection to change, on the way to the server and back.
+    flip_up: usize,
+    flip_down: usize,
+}
+
+const NO_MEDDLING: Meddling = Meddling { cut_at: usize::MAX, flip_up: usize::MAX, flip_down: usize::MAX };
 
 impl Wire {
     async fn to(server: &Endpoint) -> Self {
         let Endpoint::Tcp { host, port } = server.clone() else { panic!("{server} is not TCP") };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let (cut_at, cut) = watch::channel(usize::MAX);
-        let all = heard.clone();
+        let (heard, up) = <(Arc<Mutex<Vec<u8>>>, Arc<Mutex<Vec<u8>>>)>::default();
+        let (meddling, meddles) = watch::channel(NO_MEDDLING);
+        let again = Arc::new(Notify::new());
+        let carrier = Carrier { heard: heard.clone(), up: up.clone(), meddles, again: again.clone() };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect((&host[..], port)).await else { continue };
-                tokio::spawn(carry(client, server, all.clone(), cut.clone()));
+                tokio::spawn(carrier.clone().carry(client, server));
             }
         });
-        Self { endpoint, heard, cut_at }
+        Self { endpoint, heard, up, meddling, again }
     }
 
     fn heard(&self, what: &[u8]) -> bool {
@@ -68,34 +83,53 @@ impl Wire {
     }
 }
 
-async fn carry(
-    mut client: TcpStream,
-    mut server: TcpStream,
+#[derive(Clone)]
+struct Carrier {
     heard: Arc<Mutex<Vec<u8>>>,
-    cut: watch::Receiver<usize>,
-) -> io::Result<()> {
-    let (mut up, mut down) = (vec![0; 4096], vec![0; 4096]);
-    let mut sent = 0;
-    loop {
-        tokio::select! {
-            n = client.read(&mut up) => {
-                let n = n?.min(cut.borrow().saturating_sub(sent));
-                if n == 0 {
-                    return Ok(());
+    up: Arc<Mutex<Vec<u8>>>,
+    meddles: watch::Receiver<Meddling>,
+    again: Arc<Notify>,
+}
+
+impl Carrier {
+    async fn carry(self, mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+        let (mut up, mut down) = (vec![0; 4096], vec![0; 4096]);
+        let (mut sent, mut answered) = (0, 0);
+        let mut last = Vec::new();
+        loop {
+            tokio::select! {
+                n = client.read(&mut up) => {
+                    let meddling = *self.meddles.borrow();
+                    let n = n?.min(meddling.cut_at.saturating_sub(sent));
+                    if n == 0 {
+                        return Ok(());
+                    }
+                    flip(&mut up[..n], meddling.flip_up.wrapping_sub(sent));
+                    last = up[..n].to_vec();
+                    self.heard.lock().unwrap().extend_from_slice(&last);
+                    self.up.lock().unwrap().extend_from_slice(&last);
+                    server.write_all(&last).await?;
+                    sent += n;
                 }
-                heard.lock().unwrap().extend_from_slice(&up[..n]);
-                server.write_all(&up[..n]).await?;
-                sent += n;
-            }
-            n = server.read(&mut down) => {
-                let n = n?;
-                if n == 0 {
-                    return Ok(());
+                n = server.read(&mut down) => {
+                    let n = n?;
+                    if n == 0 {
+                        return Ok(());
+                    }
+                    flip(&mut down[..n], self.meddles.borrow().flip_down.wrapping_sub(answered));
+                    self.heard.lock().unwrap().extend_from_slice(&down[..n]);
+                    client.write_all(&down[..n]).await?;
+                    answered += n;
                 }
-                heard.lock().unwrap().extend_from_slice(&down[..n]);
-                client.write_all(&down[..n]).await?;
+                () = self.again.notified() => server.write_all(&last).await?,
             }
         }
+    }
+}
+
+fn flip(bytes: &mut [u8], at: usize) {
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 1;
     }
 }
 
@@ -149,7 +183,7 @@ async fn a_kept_queue_goes_on_after_a_break() {
     let wire = Wire::to(&pull.bind("tcp://127.0.0.1:0").await.unwrap()).await;
     let push = Push::with_options(quick());
     let mut seen = push.monitor();
-    wire.cut_at.send_replace(700_000);
+    wire.meddling.send_replace(Meddling { cut_at: 700_000, ..NO_MEDDLING });
     push.connect_with(&wire.endpoint[..], dialling).unwrap();
     const MANY: u32 = 12_000;
     let sending = async {
@@ -159,7 +193,7 @@ async fn a_kept_queue_goes_on_after_a_break() {
             push.send([&n.to_be_bytes()[..], &vec![n as u8; len]]).await.unwrap();
         }
         awaits!(seen, Event::Disconnected { unknown, .. } if *unknown > 0);
-        wire.cut_at.send_replace(usize::MAX);
+        wire.meddling.send_replace(NO_MEDDLING);
         // Nothing more is cut, so this one comes.
         awaits!(seen, Event::Connected { .. });
         push.send("last").await.unwrap();
@@ -280,4 +314,117 @@ async fn dropping_the_oldest_and_heartbeats() {
         assert_eq!(subscriber.recv().await.unwrap().frame(1), Some(&b"still there"[..]));
     })
     .await;
+}
+
+/// Whom the server does not know gets in nowhere and is told so for good; nor does who does not encrypt, or does so where
+/// it is not wanted.
+#[tokio::test]
+async fn strangers_are_refused() {
+    let (server, client) = (curve_keys().unwrap(), curve_keys().unwrap());
+    let to = |keys| ConnectOptions::new().curve(server.public(), keys);
+    let options = Options::new().curve_server(server.secret().clone()).curve_clients([client.public()]);
+    let (pull, plain) = (Pull::with_options(options), Pull::new());
+    let (mut seen, mut plain_seen) = (pull.monitor(), plain.monitor());
+    let endpoint = pull.bind("tcp://127.0.0.1:0").await.unwrap();
+    let plain_endpoint = plain.bind("tcp://127.0.0.1:0").await.unwrap();
+
+    let stranger = Push::with_options(quick());
+    let mut told = stranger.monitor();
+    stranger.connect_with(&endpoint, to(curve_keys().unwrap())).unwrap();
+    stranger.send("strange").await.unwrap();
+    soon(async { awaits!(told, Event::GaveUp { reason, .. } if reason.contains("not allowed")) }).await;
+    soon(async { awaits!(seen, Event::HandshakeFailed { reason, .. } if reason.contains("not allowed")) })
+        .await;
+
+    let unencrypted = Push::with_options(quick());
+    unencrypted.connect(&endpoint).unwrap();
+    unencrypted.send("plain").await.unwrap();
+    soon(async { awaits!(seen, Event::HandshakeFailed { reason, .. } if reason.contains("NULL")) }).await;
+    let unwanted = Push::with_options(quick());
+    unwanted.connect_with(&plain_endpoint, to(client.clone())).unwrap();
+    unwanted.send("sealed").await.unwrap();
+    soon(async { awaits!(plain_seen, Event::HandshakeFailed { reason, .. } if reason.contains("CURVE")) })
+        .await;
+
+    for (pull, endpoint, options) in
+        [(&pull, &endpoint, to(client)), (&plain, &plain_endpoint, ConnectOptions::new())]
+    {
+        let good = Push::with_options(quick());
+        good.connect_with(endpoint, options).unwrap();
+        good.send("good").await.unwrap();
+        assert_eq!(soon(pull.recv()).await.unwrap(), "good".into(), "and nothing before it");
+    }
+}
+
+/// What was recorded comes to nothing, neither a whole connection nor a message of a living one.
+#[tokio::test]
+async fn what_is_replayed_is_refused() {
+    let (server, dialling) = keys();
+    let pull = Pull::with_options(Options::new().curve_server(server.secret().clone()));
+    let mut seen = pull.monitor();
+    let endpoint = pull.bind("tcp://127.0.0.1:0").await.unwrap();
+    let wire = Wire::to(&endpoint).await;
+    let push = Push::with_options(quick());
+    let mut told = push.monitor();
+    push.connect_with(&wire.endpoint[..], dialling).unwrap();
+    push.send("once").await.unwrap();
+    assert_eq!(soon(pull.recv()).await.unwrap(), "once".into());
+
+    let Endpoint::Tcp { host, port } = endpoint else { panic!("not TCP") };
+    let recorded = wire.up.lock().unwrap().clone();
+    assert!(recorded.windows(9).any(|window| window == b"\x08INITIATE"));
+    let mut replay = TcpStream::connect((&host[..], port)).await.unwrap();
+    replay.write_all(&recorded).await.unwrap();
+    soon(async { awaits!(seen, Event::HandshakeFailed { reason, .. } if reason.contains("INITIATE")) }).await;
+
+    wire.again.notify_one();
+    soon(async { awaits!(seen, Event::Disconnected { reason, .. } if reason.contains("repeated")) }).await;
+    soon(async { awaits!(told, Event::Disconnected { .. }) }).await;
+    push.send("then").await.unwrap();
+    assert_eq!(soon(pull.recv()).await.unwrap(), "then".into());
+}
+
+/// A byte that was changed on the way, at every so many places of handshake and message, in either direction: either it
+/// meant nothing (a few of the greeting), or that was the end of the connection. Nothing changed is ever delivered.
+#[tokio::test]
+async fn what_is_changed_is_refused() {
+    let (server, dialling) = keys();
+    let pull = Pull::with_options(
+        Options::new().curve_server(server.secret().clone()).handshake_timeout(Duration::from_millis(300)),
+    );
+    let mut seen = pull.monitor();
+    let wire = Wire::to(&pull.bind("tcp://127.0.0.1:0").await.unwrap()).await;
+    let (mut up, mut down) = (0, 0);
+    let mut meddlings = vec![NO_MEDDLING];
+    let mut refused = 0;
+    while let Some(meddling) = meddlings.pop() {
+        wire.meddling.send_replace(meddling);
+        let push = Push::with_options(quick().reconnect(None).handshake_timeout(Duration::from_millis(300)));
+        push.connect_with(&wire.endpoint[..], dialling.clone()).unwrap();
+        push.send("x".repeat(60)).await.unwrap();
+        soon(push.close()).await;
+        soon(async { awaits!(seen, Event::HandshakeFailed { .. } | Event::Disconnected { .. }) }).await;
+        // It is there, or it never will be.
+        let received = tokio::time::timeout(Duration::ZERO, pull.recv()).await;
+        if up == 0 {
+            up = wire.up.lock().unwrap().len();
+            down = wire.heard.lock().unwrap().len() - up;
+            meddlings.extend((0..up).step_by(13).map(|flip_up| Meddling { flip_up, ..NO_MEDDLING }));
+            meddlings.extend((0..down).step_by(13).map(|flip_down| Meddling { flip_down, ..NO_MEDDLING }));
+        }
+        let at = meddling.flip_up.min(meddling.flip_down);
+        match received {
+            Ok(message) => {
+                assert_eq!(message.unwrap(), "x".repeat(60).into());
+                assert!(at < 64 || at == usize::MAX, "byte {at} was changed, and taken");
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused >= (up + down - 2 * 64) / 13 - 2, "{refused} refused of {up} and {down}");
+    wire.meddling.send_replace(NO_MEDDLING);
+    let good = Push::with_options(quick());
+    good.connect_with(&wire.endpoint[..], dialling).unwrap();
+    good.send("good").await.unwrap();
+    assert_eq!(soon(pull.recv()).await.unwrap(), "good".into());
 }

@@ -121,7 +121,8 @@ impl Chunk {
     }
 }
 
-#[cfg(all(test, feature = "curve"))]
+#[cfg(feature = "curve")]
+#[cfg(test)]
 mod tests {
     use std::io::IoSlice;
     use std::time::Instant;

@@ -161,6 +161,28 @@ mod tests {
         }
     }
 
+    /// The vector of NaCl's own tests (`tests/secretbox.c`).
+    #[test]
+    fn nacls_vector() {
+        let key = hex("1b27556473e985d462cd51197a9a46c76009549eac6474f206c4ee0844f68389");
+        let nonce = bytes("69696ee955b62b73cd62bda875fc73d68219e0036b7a0b37").try_into().unwrap();
+        let plain = bytes(concat!(
+            "be075fc53c81f2d5cf141316ebeb0c7b5228c52a4c62cbd44b66849b64244ffce5ecbaaf33bd751a1ac728d45e6c6129",
+            "6cdc3c01233561f41db66cce314adb310e3be8250c46f06dceea3a7fa1348057e2f6556ad6b1318a024a838f21af1fde",
+            "048977eb48f59ffd4924ca1c60902e52f0a089bc76897040e082f937763848645e0705",
+        ));
+        let sealed = bytes(concat!(
+            "f3ffc7703f9400e52a7dfb4b3d3305d98e993b9f48681273c29650ba32fc76ce48332ea7164d96a4476fb8c531a1186a",
+            "c0dfc17c98dce87b4da7f011ec48c97271d2c20f9b928fe2270d6fb863d51738b48eeee314a7cc8ab932164548e526ae",
+            "90224368517acfeabd6bb3732bc0e9da99832b61ca01b6de56244a9e88d5f9b37973f622a43d14a6599b1f654cb45a74",
+            "e355a5",
+        ));
+        let mut content = plain.clone();
+        let tag = seal(&key, &nonce, &mut content);
+        assert!(tag == sealed[..TAG] && content == sealed[TAG..]);
+        assert!(open(&key, &nonce, &mut content, &tag) && content == plain);
+    }
+
     /// The points of order 1, 2, 4 and 8 and their other spellings, as RFC 7748 warns of them.
     #[test]
     fn low_order_points_agree_on_nothing() {
@@ -176,8 +198,11 @@ mod tests {
     }
 
     fn hex(text: &str) -> [u8; 32] {
-        let byte = |i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap();
-        std::array::from_fn(byte)
+        bytes(text).try_into().unwrap()
+    }
+
+    fn bytes(text: &str) -> Vec<u8> {
+        (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
     }
 
     const LOW_ORDER: [&str; 7] = [

@@ -68,7 +68,7 @@ impl Sealer {
     #[must_use]
     pub(crate) fn unseal(&self, body: &mut [u8]) -> bool {
         let Some((room, content)) = split(body) else { return false };
-        self.key.open(room.nonce(), content, &room.tag)
+        self.key.open(room.nonce(), content, room.tag)
     }
 
     /// The same when the encrypted body proper is elsewhere; returns it decrypted.
@@ -77,7 +77,7 @@ impl Sealer {
         let mut content = Vec::with_capacity(1 + body.len());
         content.push(*flags);
         content.extend_from_slice(body);
-        if !self.key.open(room.nonce(), &mut content, &room.tag) {
+        if !self.key.open(room.nonce(), &mut content, room.tag) {
             return None;
         }
         *flags = content.first().copied()?;
@@ -148,7 +148,7 @@ impl Opener {
         if nonce <= self.last {
             return Err(ProtocolError::Replayed);
         }
-        if !self.key.open(nonce, content, &room.tag) {
+        if !self.key.open(nonce, content, room.tag) {
             return Err(ProtocolError::CannotOpen("MESSAGE"));
         }
         self.last = nonce;
