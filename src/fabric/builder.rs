@@ -335,7 +335,7 @@ impl NodeBuilder {
             let endpoint = if tls.is_some() { endpoint.with_tls() } else { endpoint };
             let listening = listen(
                 endpoint.clone(),
-                ListenOptions { link: shared.options.link.clone(), tls },
+                ListenOptions { link: shared.options.link.clone(), tls, curve: None },
                 shared.gate.clone(),
                 hub.clone(),
                 shared.monitor.clone(),

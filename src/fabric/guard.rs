@@ -217,7 +217,7 @@ mod with_keys {
 
     use super::{Guard, KeyStore, Who};
     use crate::{
-        security::Identity,
+        security::{Identity, Keys},
         transport::tls::{Acceptor, Connector, Proof},
     };
 
@@ -242,6 +242,7 @@ mod with_keys {
             let Some(keys) = &self.keys else { return Ok(()) };
             match &who.proof {
                 Proof::None => Ok(()),
+                Proof::Curve(key) => enrolled(&keys.current(), key).map(drop),
                 Proof::Certificates(chain) => {
                     let checked = keys.current().recheck(&certificates(chain), SystemTime::now());
                     checked.map_err(|error| error.to_string())
@@ -254,6 +255,11 @@ mod with_keys {
         chain.iter().map(|der| CertificateDer::from(&der[..])).collect()
     }
 
+    /// Whose CURVE key this is.
+    fn enrolled(_: &Keys, _: &[u8; 32]) -> Result<Identity, String> {
+        Err("its CURVE key is not enrolled here".into())
+    }
+
     pub(super) fn generation(keys: &KeyStore) -> u64 {
         *keys.changed().borrow()
     }
@@ -261,6 +267,7 @@ mod with_keys {
     pub(super) fn prove(keys: &KeyStore, proof: &Proof) -> Result<Identity, String> {
         match proof {
             Proof::None => Err("it has proven nothing".into()),
+            Proof::Curve(key) => enrolled(&keys.current(), key),
             Proof::Certificates(chain) => {
                 keys.current().identify(&certificates(chain)).map_err(|error| error.to_string())
             }
@@ -288,6 +295,11 @@ mod with_keys {
         pub(crate) fn recheck(&self, _: &Who) -> Result<(), String> {
             Ok(())
         }
+    }
+
+    /// Whose CURVE key this is.
+    fn enrolled(_: &Keys, _: &[u8; 32]) -> Result<Identity, String> {
+        Err("its CURVE key is not enrolled here".into())
     }
 
     pub(super) fn generation(keys: &KeyStore) -> u64 {

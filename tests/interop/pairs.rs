@@ -80,7 +80,12 @@ async fn there_and_back(how: How, asker: &str, answerer: &str, prefix: &[&str], 
 async fn one_way(how: How, sender: &str, receiver: &str) {
     for (we_send, we_bind) in CASES {
         let (our_kind, their_kind) = if we_send { (sender, receiver) } else { (receiver, sender) };
-        let more = if matches!(their_kind, "SUB" | "XSUB") { json!({"subscribe": ["t"]}) } else { json!({}) };
+        let more = match their_kind {
+            "SUB" | "XSUB" => json!({"subscribe": ["t"]}),
+            // Else it drops what we are too slow for.
+            "PUB" | "XPUB" => json!({"options": {"SNDHWM": 0}}),
+            _ => json!({}),
+        };
         let ours = meet(how, our_kind, Options::new(), their_kind, more, we_bind).await;
         let Some((ours, mut peer)) = ours else { return };
         if we_send {
