@@ -337,6 +337,7 @@ mod tests {
             socket_type: crate::zmtp::SocketType::Dealer,
             minor: 1,
             identity: Default::default(),
+            public_key: None,
             metadata: Vec::new(),
         }
     }
