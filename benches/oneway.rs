@@ -57,6 +57,9 @@ fn main() -> Result<()> {
     if args.first().is_some_and(|arg| arg == "receive") {
         return receive(&args[1], args[2].parse()?, args[3].parse()?, curve);
     }
+    if args.first().is_some_and(|arg| arg == "send") {
+        return send(&args[1], args[2].parse()?, args[3].parse()?, curve);
+    }
     // `cargo test --benches` and CI run a smoke: little, once.
     let smoke = args.iter().any(|arg| arg == "--test" || arg == "--smoke");
     let mut sizes: Vec<usize> = args.iter().filter_map(|arg| arg.parse().ok()).collect();

@@ -324,6 +324,30 @@ impl Connection {
         &mut self.output
     }
 
+    /// Appends outgoing frames to `out` as this connection has to send them: sealed with CURVE, as they are with NULL. Write
+    /// `out` before anything that is sealed later, [`output`](Self::output) included.
+    ///
+    /// Errors: with CURVE, if `frames` are not whole frames; nothing of the broken one was appended.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection, frame};
+    /// let mut connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// let (mut plain, mut out) = (bytes::BytesMut::new(), bytes::BytesMut::new());
+    /// frame::put(&mut plain, false, false, b"work");
+    /// connection.seal(&plain, &mut out)?;
+    /// assert_eq!(out, plain);
+    /// # Ok::<(), ripstop::zmtp::ProtocolError>(())
+    /// ```
+    pub fn seal(&mut self, frames: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
+        match self.sealer() {
+            Some(sealer) => sealer.put(frames, out),
+            None => {
+                out.extend_from_slice(frames);
+                Ok(())
+            }
+        }
+    }
+
     /// What seals outgoing messages; `None` with NULL, or before the handshake is over. What was sealed before must be
     /// written before: the nonces have to rise.
     pub(crate) fn sealer(&mut self) -> Option<&mut Sealer> {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Outgoing messages do not pass through [`Connection`]: whoever sends writes frames with [`frame`] straight into
-//! the outgoing batch.
+//! the outgoing batch. (With CURVE they have to be sealed: [`Connection::seal`].)
 //!
 //! - `greeting`: 64 bytes each way, before any frame
 //! - [`frame`]: headers and bodies
