@@ -297,11 +297,6 @@ mod with_keys {
         }
     }
 
-    /// Whose CURVE key this is.
-    fn enrolled(_: &Keys, _: &[u8; 32]) -> Result<Identity, String> {
-        Err("its CURVE key is not enrolled here".into())
-    }
-
     pub(super) fn generation(keys: &KeyStore) -> u64 {
         match *keys {}
     }

@@ -83,8 +83,10 @@ pub(crate) async fn listen(
     monitor: Reporter,
 ) -> io::Result<Listening> {
     let listener = transport::Listener::bind(&endpoint).await?;
+    let bound = listener.endpoint();
     let shared = Arc::new(Shared {
-        endpoint: listener.endpoint(),
+        // The transport below knows nothing of TLS.
+        endpoint: if matches!(endpoint, Endpoint::Tls { .. }) { bound.with_tls() } else { bound },
         options,
         gate,
         core,

@@ -102,6 +102,9 @@ impl Carrier {
                     let meddling = *self.meddles.borrow();
                     let n = n?.min(meddling.cut_at.saturating_sub(sent));
                     if n == 0 {
+                        // The client learns of it last, so that what came on its next connection is handed out later.
+                        server.shutdown().await?;
+                        while server.read(&mut down).await? > 0 {}
                         return Ok(());
                     }
                     flip(&mut up[..n], meddling.flip_up.wrapping_sub(sent));
@@ -427,4 +430,63 @@ async fn what_is_changed_is_refused() {
     good.connect_with(&wire.endpoint[..], dialling).unwrap();
     good.send("good").await.unwrap();
     assert_eq!(soon(pull.recv()).await.unwrap(), "good".into());
+}
+
+/// TLS for this socket with a throw-away certificate.
+#[cfg(feature = "tls")]
+fn with_tls(options: Options) -> Options {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["ripstop.invalid".to_owned()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap().der().clone();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let server = rustls::ServerConfig::builder().with_no_client_auth();
+    let server = server.with_single_cert(vec![certificate], key).unwrap();
+    let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    options.tls(server.into(), client.into())
+}
+
+/// One port: the first byte tells TLS from ZMTP, which then has to be CURVE. Nobody comes in without either.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn tls_and_curve_on_one_port() {
+    let (server, client) = (curve_keys().unwrap(), curve_keys().unwrap());
+    let to = |keys| ConnectOptions::new().curve(server.public(), keys);
+    let options = with_tls(quick());
+    let both = options.clone().curve_server(server.secret().clone()).curve_clients([client.public()]);
+    let (pull, only_tls) = (Pull::with_options(both), Pull::with_options(options.clone()));
+    let (mut seen, mut only_seen) = (pull.monitor(), only_tls.monitor());
+    let endpoint = pull.bind("tls+tcp://127.0.0.1:0").await.unwrap();
+    let without = |endpoint: &Endpoint| endpoint.to_string().replace("tls+tcp", "tcp");
+
+    let (over_tls, over_curve) = (Push::with_options(options.clone()), Push::with_options(quick()));
+    over_tls.connect(&endpoint).unwrap();
+    over_curve.connect_with(&without(&endpoint)[..], to(client.clone())).unwrap();
+    for push in [&over_tls, &over_curve] {
+        push.send([b"a".as_slice(), &[1; 50_000]]).await.unwrap();
+        assert_eq!(soon(pull.recv()).await.unwrap().len(), 2);
+    }
+
+    let (plain, stranger, misled) =
+        (Push::with_options(quick()), Push::with_options(quick()), Push::with_options(quick()));
+    plain.connect(&without(&endpoint)[..]).unwrap();
+    plain.send("plain").await.unwrap();
+    soon(async { awaits!(seen, Event::HandshakeFailed { reason, .. } if reason.contains("NULL")) }).await;
+    stranger.connect_with(&without(&endpoint)[..], to(curve_keys().unwrap())).unwrap();
+    stranger.send("strange").await.unwrap();
+    soon(async { awaits!(seen, Event::HandshakeFailed { reason, .. } if reason.contains("not allowed")) })
+        .await;
+
+    // Without a key for it, CURVE is turned away as well.
+    let only = only_tls.bind("tls+tcp://127.0.0.1:0").await.unwrap();
+    misled.connect_with(&without(&only)[..], to(client)).unwrap();
+    misled.send("misled").await.unwrap();
+    soon(async { awaits!(only_seen, Event::HandshakeFailed { reason, .. } if reason.contains("encrypt")) })
+        .await;
+
+    for push in [&over_tls, &over_curve] {
+        push.send("last").await.unwrap();
+        assert_eq!(soon(pull.recv()).await.unwrap(), "last".into());
+    }
 }
