@@ -161,3 +161,121 @@ impl Accept {
         true
     }
 }
+
+#[cfg(feature = "curve")]
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, Weak};
+
+    use tokio::sync::{Notify, mpsc};
+
+    use super::*;
+    use crate::message::Message;
+    use crate::socket::core::{
+        Admission, Admit, Core, Disconnect, Flow, LinkOptions, ListenOptions, Origin, Refusal,
+    };
+    use crate::socket::gate::Gate;
+    use crate::socket::listen::listen;
+    use crate::socket::monitor::Reporter;
+    use crate::socket::pipe::Pipe;
+    use crate::socket::{Event, Options, Push};
+    use crate::sync::lock;
+    use crate::zmtp::{Local, Peer, Received, SocketType};
+
+    /// Asks somebody who takes his time.
+    struct Door {
+        me: Weak<Self>,
+        asked: mpsc::UnboundedSender<Proof>,
+        answered: Arc<Notify>,
+        /// What is said to the next; `None`: come in.
+        refusal: Mutex<Option<Refusal>>,
+        got: mpsc::UnboundedSender<(Option<Arc<[u8; 32]>>, Message)>,
+    }
+
+    impl Core for Door {
+        fn admit(&self, _: &Peer, _: &Origin, proof: &Proof) -> Admit {
+            self.asked.send(proof.clone()).unwrap();
+            let Proof::Curve(key) = proof.clone() else { panic!("{proof:?}") };
+            let (me, answered) = (self.me.upgrade().unwrap(), self.answered.clone());
+            Admit::Later(Box::pin(async move {
+                answered.notified().await;
+                let refusal = lock(&me.refusal).take();
+                let local = Local::new(SocketType::Pull);
+                let admission = Admission { local, core: me, about: Some(Arc::new(key)) };
+                refusal.map_or(Ok(admission), Err)
+            }))
+        }
+
+        fn joined(&self, _: &Arc<Pipe>) {}
+
+        fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
+            for message in received.messages.drain(..) {
+                self.got.send((pipe.about(), message)).unwrap();
+            }
+            Flow::Continue
+        }
+
+        fn left(&self, _: &Arc<Pipe>, _: &Disconnect) {}
+    }
+
+    /// The client is proven before anybody is asked, nothing of it is taken before the answer, and all three answers reach
+    /// it: come in, not now, never.
+    #[tokio::test]
+    async fn the_answer_may_take_its_time() {
+        let ((asked, mut asks), (got, mut gets)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        let not_now = Refusal { reason: "not now".into(), last: false };
+        let door = Arc::new_cyclic(|me| Door {
+            me: me.clone(),
+            asked,
+            answered: Arc::default(),
+            refusal: Mutex::new(Some(not_now)),
+            got,
+        });
+        let (server, client) = (Arc::new(curve_keys().unwrap()), curve_keys().unwrap());
+        let keys = server.clone();
+        let options = ListenOptions {
+            link: LinkOptions::default(),
+            tls: None,
+            curve: Some(CurveKeys(Arc::new(move || Some(keys.clone())))),
+        };
+        let (gate, endpoint) = (Gate::new(Default::default()), "tcp://127.0.0.1:0".parse().unwrap());
+        let listening = listen(endpoint, options, gate, door.clone(), Reporter::default()).await.unwrap();
+
+        let push = Push::with_options(Options::new());
+        let mut seen = push.monitor();
+        let to = ConnectOptions::new().curve(server.public(), client.clone());
+        push.connect_with(listening.endpoint(), to.clone()).unwrap();
+        push.send("hello").await.unwrap();
+        for _ in 0..2 {
+            // Not now, so it comes back; then it may come in.
+            assert_eq!(asks.recv().await, Some(Proof::Curve(*client.public().as_bytes())));
+            assert!(gets.try_recv().is_err());
+            door.answered.notify_one();
+        }
+        let (who, message) = gets.recv().await.unwrap();
+        assert_eq!((who.as_deref(), message), (Some(client.public().as_bytes()), "hello".into()));
+        let mut retried = false;
+        while let Some(event) = seen.next().await {
+            retried |= matches!(event, Event::Retrying { .. });
+            if matches!(event, Event::Connected { .. }) {
+                break;
+            }
+        }
+        assert!(retried);
+
+        *lock(&door.refusal) = Some(Refusal { reason: "never".into(), last: true });
+        let other = Push::new();
+        let mut seen = other.monitor();
+        other.connect_with(listening.endpoint(), to).unwrap();
+        asks.recv().await.unwrap();
+        door.answered.notify_one();
+        let reason = loop {
+            match seen.next().await {
+                Some(Event::GaveUp { reason, .. }) => break reason,
+                Some(_) => {}
+                None => panic!("it went away"),
+            }
+        };
+        assert!(reason.contains("never"), "{reason}");
+    }
+}
