@@ -131,6 +131,7 @@ fn revoke(args: &RevokeArgs, out: &mut Output) -> Result<(), Failure> {
         }
     }
     out.flush()?;
+    updated.iter().for_each(|node| remark(format!("{}: up to date", node.display())));
     let list = args.ca.dir.join("crl.pem");
     remark(format!("nodes refuse it once they have {}: copy it into the directory of each", list.display()));
     all_updated
@@ -209,6 +210,7 @@ fn rotate(args: &RotateArgs, out: &mut Output) -> Result<(), Failure> {
         ))?;
     }
     out.flush()?;
+    updated.iter().for_each(|node| remark(format!("{}: up to date", node.display())));
     remark(format!("copy ca.pem and crl.pem from {} into the directory of each node", dir.display()));
     if !args.finish {
         remark(format!(
@@ -229,7 +231,6 @@ fn update<'a>(ca: &Ca, nodes: &'a [PathBuf]) -> (Vec<&'a Path>, Result<(), Failu
             Err(error) => remark(error),
         }
     }
-    updated.iter().for_each(|node| remark(format!("{}: up to date", node.display())));
     (updated, failed)
 }
 
