@@ -5,6 +5,8 @@
 //! floor: the same frames written in 64 KiB batches and parsed in place, no queue, no message. All take turns, five
 //! rounds of them, and the medians are printed, so that a busy machine is unfair to nobody; the ratios to libzmq are
 //! the medians of the rounds' own ratios.
+//!
+//! With `--curve` ours and libzmq's encrypt; the floor stays plain.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,17 +14,51 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ripstop::socket::{Pull, Push};
+use ripstop::socket::{ConnectOptions, Options, Pull, Push};
+
+/// The switch, and what tells the other process of it.
+const CURVE: &str = "--curve";
+
+/// Those of libzmq's documentation: zmq_curve(7).
+#[cfg(feature = "curve")]
+mod curve_keys {
+    use ripstop::socket::{ConnectOptions, Options};
+    use ripstop::zmtp::curve::{ParseKeyError, SecretKey};
+
+    pub fn listening() -> Result<Options, ParseKeyError> {
+        Ok(Options::new().curve_server("JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6".parse()?))
+    }
+
+    pub fn dialling() -> Result<ConnectOptions, ParseKeyError> {
+        let server = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7".parse()?;
+        let client: SecretKey = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs".parse()?;
+        Ok(ConnectOptions::new().curve(server, client.into()))
+    }
+}
+
+#[cfg(not(feature = "curve"))]
+mod curve_keys {
+    use ripstop::socket::{ConnectOptions, Options};
+
+    pub fn listening() -> Result<Options, &'static str> {
+        Err("--curve needs the feature curve")
+    }
+
+    pub fn dialling() -> Result<ConnectOptions, &'static str> {
+        Err("--curve needs the feature curve")
+    }
+}
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let curve = args.iter().any(|arg| arg == CURVE);
     if args.first().is_some_and(|arg| arg == "receive") {
-        return receive(&args[1], args[2].parse()?, args[3].parse()?);
+        return receive(&args[1], args[2].parse()?, args[3].parse()?, curve);
     }
     if args.first().is_some_and(|arg| arg == "send") {
-        return send(&args[1], args[2].parse()?, args[3].parse()?);
+        return send(&args[1], args[2].parse()?, args[3].parse()?, curve);
     }
     // `cargo test --benches` and CI run a smoke: little, once.
     let smoke = args.iter().any(|arg| arg == "--test" || arg == "--smoke");
@@ -44,6 +80,9 @@ fn main() -> Result<()> {
     let peers = [Peer::Recv, Peer::Many, Peer::Tls, Peer::Floor].into_iter().chain(libzmq.map(Peer::Libzmq));
     let peers: Vec<_> = peers.collect();
     println!("PUSH to PULL, two processes, TCP loopback, {} cores; million messages/s, medians", cores());
+    if curve {
+        println!("CURVE, but for tls and the floor");
+    }
     println!(
         "{:>6} {:>7} {:>10} {:>7} {:>7} {:>7} {:>12} {:>17}",
         "bytes", "recv", "recv_many", "tls", "floor", "libzmq", "recv/libzmq", "recv_many/libzmq"
@@ -55,8 +94,10 @@ fn main() -> Result<()> {
         for _ in 0..rounds {
             for (peer, rates) in peers.iter().zip(&mut rates) {
                 // About `seconds` of work, if a byte costs a third of a nanosecond beside the fixed cost.
-                let count = (seconds / (1.0 / peer.guess() + size as f64 / 3e9)) as u64;
-                rates.push(run(peer, size, count)?);
+                // Of encryption, about 4.
+                let encrypting = if curve { 1e-6 + size as f64 / 0.25e9 } else { 0.0 };
+                let count = (seconds / (1.0 / peer.guess() + size as f64 / 3e9 + encrypting)) as u64;
+                rates.push(run(peer, size, count, curve)?);
             }
         }
         let mut row = format!("{size:>6}");
@@ -117,13 +158,14 @@ impl Peer {
         Ok(command)
     }
 
-    fn send(&self, endpoint: &str, size: usize, count: u64) -> Result<()> {
+    fn send(&self, endpoint: &str, size: usize, count: u64, curve: bool) -> Result<()> {
         match self {
-            Self::Recv | Self::Many | Self::Tls => send(endpoint, size, count),
+            Self::Recv | Self::Many | Self::Tls => send(endpoint, size, count, curve),
             Self::Floor => send_raw(endpoint, size, count),
             Self::Libzmq(program) => {
-                let sent =
-                    Command::new(program).args([endpoint, &size.to_string(), &count.to_string()]).status()?;
+                let mut command = Command::new(program);
+                command.args([endpoint, &size.to_string(), &count.to_string()]);
+                let sent = command.args(curve.then_some(CURVE)).status()?;
                 if sent.success() { Ok(()) } else { Err(format!("libzmq's sender: {sent}").into()) }
             }
         }
@@ -148,26 +190,27 @@ fn cores() -> usize {
 }
 
 /// One run; returns million messages a second.
-fn run(peer: &Peer, size: usize, count: u64) -> Result<f64> {
-    let mut receiver =
-        peer.receiver()?.args([size.to_string(), count.to_string()]).stdout(Stdio::piped()).spawn()?;
+fn run(peer: &Peer, size: usize, count: u64, curve: bool) -> Result<f64> {
+    let mut receiver = peer.receiver()?;
+    receiver.args([size.to_string(), count.to_string()]).args(curve.then_some(CURVE));
+    let mut receiver = receiver.stdout(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(receiver.stdout.take().ok_or("no stdout")?).lines();
     let endpoint = lines.next().ok_or("no endpoint")??;
-    let sent = peer.send(&endpoint, size, count);
+    let sent = peer.send(&endpoint, size, count, curve);
     let rate = lines.next().ok_or("the receiver said nothing")??;
     receiver.wait()?;
     sent?;
     Ok(rate.parse()?)
 }
 
-fn receive(mode: &str, size: usize, count: u64) -> Result<()> {
+fn receive(mode: &str, size: usize, count: u64, curve: bool) -> Result<()> {
     if mode == "floor" {
         return receive_raw(size, count);
     }
     let many = mode != "recv";
     let tls = mode == "tls";
     tokio::runtime::Runtime::new()?.block_on(async move {
-        let pull = Pull::with_options(options(tls)?);
+        let pull = Pull::with_options(if curve && !tls { curve_keys::listening()? } else { options(tls)? });
         let endpoint = if tls { "tls+tcp://127.0.0.1:0" } else { "tcp://127.0.0.1:0" };
         println!("{}", pull.bind(endpoint).await?);
         let elapsed = tokio::spawn(async move {
@@ -193,12 +236,14 @@ fn receive(mode: &str, size: usize, count: u64) -> Result<()> {
     })
 }
 
-fn send(endpoint: &str, size: usize, count: u64) -> Result<()> {
+fn send(endpoint: &str, size: usize, count: u64, curve: bool) -> Result<()> {
     let endpoint = endpoint.to_owned();
+    let tls = endpoint.starts_with("tls");
+    let connect = if curve && !tls { curve_keys::dialling()? } else { ConnectOptions::new() };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async move {
-        let push = Push::with_options(options(endpoint.starts_with("tls"))?);
-        push.connect(endpoint)?;
+        let push = Push::with_options(options(tls)?);
+        push.connect_with(endpoint, connect)?;
         let sender = push.clone();
         tokio::spawn(async move {
             let message = vec![7u8; size];

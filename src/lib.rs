@@ -27,6 +27,7 @@
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `cli` | yes | the command line `ripstop` |
+//! | `curve` | yes | CURVE, ZeroMQ's encryption, for sockets |
 //! | `mdns` | yes | discovery on a local network by multicast DNS |
 //! | `zeromq` | no | module `interop`: for services written on the `zeromq` crate |
 //!

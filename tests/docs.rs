@@ -327,6 +327,11 @@ fn the_configuration_does_what_its_document_says() {
 }
 
 #[test]
+fn security_does_what_its_document_says() {
+    run("docs/security.md", None);
+}
+
+#[test]
 fn what_takes_too_long_here_runs_in_ci() {
     let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
     for (path, text) in documents() {
@@ -423,21 +428,16 @@ fn leaves(prefix: &str, value: &Value, keys: &mut Vec<(String, Value)>) {
     }
 }
 
-/// Every flag of every command.
+/// Every flag of every command, and of the commands below it.
 #[test]
 fn every_flag_is_documented() {
     let text = fs::read_to_string(root().join("docs/cli.md")).unwrap();
-    let help = |args: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_ripstop")).args(args).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let all = help(&["--help"]);
-    let commands =
-        all.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    for command in commands.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help")
-    {
+    let mut commands: Vec<String> = subcommands(&help(""));
+    assert!(commands.len() > 10);
+    while let Some(command) = commands.pop() {
         assert!(text.contains(&format!("`ripstop {command}")), "docs/cli.md does not tell of {command}");
-        let help = help(&[command, "--help"]);
+        let help = help(&command);
+        commands.extend(subcommands(&help).iter().map(|name| format!("{command} {name}")));
         for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {
             let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
             assert!(
@@ -446,4 +446,17 @@ fn every_flag_is_documented() {
             );
         }
     }
+}
+
+fn help(command: &str) -> String {
+    let mut ripstop = Command::new(env!("CARGO_BIN_EXE_ripstop"));
+    let output = ripstop.args(command.split_whitespace()).arg("--help").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn subcommands(help: &str) -> Vec<String> {
+    let lines =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.split_whitespace().next().map(str::to_owned));
+    names.filter(|name| name != "help").collect()
 }

@@ -45,6 +45,18 @@ fn envelope() {
     replay("envelope", fuzz::envelope);
 }
 
+#[cfg(feature = "curve")]
+#[test]
+fn curve_server() {
+    replay("curve_server", fuzz::curve_server);
+}
+
+#[cfg(feature = "curve")]
+#[test]
+fn curve_client() {
+    replay("curve_client", fuzz::curve_client);
+}
+
 #[test]
 fn config() {
     replay("config", fuzz::config);

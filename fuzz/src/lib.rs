@@ -1,6 +1,9 @@
 //! What the fuzz targets check. `tests/fuzz_corpus.rs` replays the corpora through the same functions, and
 //! `tests/zmtp_properties.rs` feeds them generated streams, so neither needs a fuzzer.
 
+#[cfg(feature = "curve")]
+mod curve;
+
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -13,6 +16,9 @@ use ripstop::zmtp::command::{Control, properties};
 use ripstop::zmtp::{
     Command, Config, Connection, Limits, Local, ProtocolError, Received, SocketType, State, frame,
 };
+
+#[cfg(feature = "curve")]
+pub use curve::{curve_client, curve_server};
 
 /// Everything that one run of a connection brought.
 #[derive(Debug, PartialEq)]
@@ -137,6 +143,7 @@ pub fn greeting(data: &[u8]) {
     let first = run(SocketType::Pull, false, small_limits(), stream.chunks(1).take(1));
     match stream[0] {
         0xff => assert_eq!((first.state, &first.error), (State::Handshaking, &None)),
+        0x16 => assert_eq!(first.error, Some(ProtocolError::Tls)),
         _ => assert_eq!(first.error, Some(ProtocolError::NotZmtp)),
     }
     assert_eq!(first.output, greeting_bytes(), "ours never waits");

@@ -67,15 +67,16 @@ fn issue(args: &IssueArgs, out: &mut Output) -> Result<(), Failure> {
             path.display()
         )));
     }
+    if args.renew {
+        same_service(&to, &args.name)?;
+    }
     let now = SystemTime::now();
-    // Nothing is worth more than who vouches for it.
     let wanted = now + DAY * args.days;
-    let end = wanted.min(ca.expires());
-    let issued = ca.issue(&args.name, now - Ca::SKEW, end)?;
+    let issued = ca.issue(&args.name, now - Ca::SKEW, wanted)?;
     // The index first: a certificate that is nowhere listed could not be revoked.
     ca.write(dir)?;
     issued.write(&to)?;
-    if end < wanted {
+    if issued.expires() + DAY < wanted {
         remark(format!("it ends with the CA: ripstop keys rotate{} makes a new one", in_dir(dir)));
     }
     if out.json {
@@ -97,6 +98,20 @@ fn issue(args: &IssueArgs, out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A node that runs would not take another service's keys up, and its files would be gone.
+fn same_service(dir: &Path, service: &str) -> Result<(), Failure> {
+    let path = dir.join("node.pem");
+    let Some(id) = path.exists().then(|| show::first_identity(&path)).transpose()?.flatten() else {
+        return Ok(());
+    };
+    match id.rsplit_once('/') {
+        Some((_, theirs)) if theirs != service => {
+            Err(Failure::usage(format!("{} is for {id}: choose another --out for {service}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn revoke(args: &RevokeArgs, out: &mut Output) -> Result<(), Failure> {
     let (mut ca, _lock) = open(&args.ca.dir)?;
     let now = SystemTime::now();
@@ -105,20 +120,21 @@ fn revoke(args: &RevokeArgs, out: &mut Output) -> Result<(), Failure> {
         ca.revoke(serial, now)?;
     }
     ca.write(&args.ca.dir)?;
+    let (updated, all_updated) = update(&ca, &args.to);
     let revoked = ca.issued().iter().filter(|record| chosen.contains(&record.serial));
     if out.json {
         let revoked: Vec<_> = revoked.map(|record| describe(&ca, record, now)).collect();
-        out.value(&json!({"revoked": revoked, "updated": args.to}))?;
+        out.value(&json!({"revoked": revoked, "updated": updated}))?;
     } else {
         for record in revoked {
             out.line(format!("revoked {} of {}", record.serial, record.service))?;
         }
     }
     out.flush()?;
-    update(&ca, &args.to)?;
+    updated.iter().for_each(|node| remark(format!("{}: up to date", node.display())));
     let list = args.ca.dir.join("crl.pem");
     remark(format!("nodes refuse it once they have {}: copy it into the directory of each", list.display()));
-    Ok(())
+    all_updated
 }
 
 /// The serial numbers of what is meant.
@@ -175,12 +191,13 @@ fn rotate(args: &RotateArgs, out: &mut Output) -> Result<(), Failure> {
         ca.rotate(now, args.days)?;
     }
     ca.write(dir)?;
+    let (updated, all_updated) = update(&ca, &args.to);
     if out.json {
         out.value(&json!({
             "dir": dir,
             "rotating": ca.is_rotating(),
             "expires": rfc3339(ca.expires()),
-            "updated": args.to,
+            "updated": updated,
             "left_behind": ca.left_behind(now),
         }))?;
     } else if args.finish {
@@ -193,7 +210,7 @@ fn rotate(args: &RotateArgs, out: &mut Output) -> Result<(), Failure> {
         ))?;
     }
     out.flush()?;
-    update(&ca, &args.to)?;
+    updated.iter().for_each(|node| remark(format!("{}: up to date", node.display())));
     remark(format!("copy ca.pem and crl.pem from {} into the directory of each node", dir.display()));
     if !args.finish {
         remark(format!(
@@ -201,20 +218,20 @@ fn rotate(args: &RotateArgs, out: &mut Output) -> Result<(), Failure> {
             in_dir(dir)
         ));
     }
-    Ok(())
+    all_updated
 }
 
-/// Hands the newest files to nodes on this machine. What can't be is said; the others get theirs.
-fn update(ca: &Ca, nodes: &[PathBuf]) -> Result<(), Failure> {
-    let mut failed = Ok(());
+/// Hands the newest files to nodes on this machine: those that have them now, and the first failure. It stops at none.
+fn update<'a>(ca: &Ca, nodes: &'a [PathBuf]) -> (Vec<&'a Path>, Result<(), Failure>) {
+    let (mut updated, mut failed) = (Vec::new(), Ok(()));
     for node in nodes {
         match ca.update_node(node) {
-            Ok(()) => remark(format!("{}: up to date", node.display())),
+            Ok(()) => updated.push(node.as_path()),
             Err(error) if failed.is_ok() => failed = Err(Failure::from(error)),
             Err(error) => remark(error),
         }
     }
-    failed
+    (updated, failed)
 }
 
 fn list(args: &ListArgs, out: &mut Output) -> Result<(), Failure> {

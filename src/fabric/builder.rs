@@ -333,7 +333,11 @@ impl NodeBuilder {
         for endpoint in wanted {
             let listening = listen(
                 endpoint.clone(),
-                ListenOptions { link: shared.options.link.clone(), tls: shared.guard.acceptor() },
+                ListenOptions {
+                    link: shared.options.link.clone(),
+                    tls: shared.guard.acceptor(),
+                    curve: shared.guard.curve_keys(),
+                },
                 shared.gate.clone(),
                 hub.clone(),
                 shared.monitor.clone(),
@@ -430,6 +434,7 @@ impl NodeBuilder {
             hwm_messages: limits.queue_messages,
             hwm_bytes: limits.queue_bytes,
             memory: limits.peer_memory,
+            ..LinkOptions::default()
         };
         let gate = gate::Caps {
             connections: limits.connections,

@@ -231,7 +231,8 @@ mod with_keys {
 
     use super::{Guard, KeyStore, Who};
     use crate::{
-        security::{Identity, Refusal},
+        security::{Identity, Keys, Refusal},
+        socket::mechanism::CurveKeys,
         transport::tls::{Acceptor, Connector, Proof},
     };
 
@@ -240,6 +241,18 @@ mod with_keys {
         pub(crate) fn acceptor(&self) -> Option<Acceptor> {
             let keys = self.keys.clone()?;
             Some(Acceptor(Arc::new(move || keys.current().server_config())))
+        }
+
+        /// For those who speak CURVE; `None` without keys. Whether there is a key for them is asked at each connection.
+        #[cfg(feature = "curve")]
+        pub(crate) fn curve_keys(&self) -> Option<CurveKeys> {
+            let keys = self.keys.clone()?;
+            Some(CurveKeys(Arc::new(move || keys.current().curve_keys().cloned())))
+        }
+
+        #[cfg(not(feature = "curve"))]
+        pub(crate) fn curve_keys(&self) -> Option<CurveKeys> {
+            None
         }
 
         /// For dialling an instance of this service, and nobody else; an empty one is not known yet.
@@ -256,6 +269,7 @@ mod with_keys {
             let Some(keys) = &self.keys else { return Ok(()) };
             match &who.proof {
                 Proof::None => Ok(()),
+                Proof::Curve(key) => enrolled(&keys.current(), key).map(drop),
                 Proof::Certificates(chain) => keys.current().recheck(&certificates(chain), SystemTime::now()),
             }
         }
@@ -265,6 +279,17 @@ mod with_keys {
         chain.iter().map(|der| CertificateDer::from(&der[..])).collect()
     }
 
+    /// Whose CURVE key this is.
+    #[cfg(feature = "curve")]
+    fn enrolled(keys: &Keys, key: &[u8; 32]) -> Result<Identity, Refusal> {
+        keys.enrolled(&crate::zmtp::curve::PublicKey::from_bytes(*key)).cloned().ok_or(Refusal::UnknownKey)
+    }
+
+    #[cfg(not(feature = "curve"))]
+    fn enrolled(_: &Keys, _: &[u8; 32]) -> Result<Identity, Refusal> {
+        Err(Refusal::UnknownKey)
+    }
+
     pub(super) fn generation(keys: &KeyStore) -> u64 {
         *keys.changed().borrow()
     }
@@ -272,6 +297,7 @@ mod with_keys {
     pub(super) fn prove(keys: &KeyStore, proof: &Proof) -> Result<Identity, String> {
         match proof {
             Proof::None => Err("it has proven nothing".into()),
+            Proof::Curve(key) => enrolled(&keys.current(), key).map_err(|refusal| refusal.to_string()),
             Proof::Certificates(chain) => {
                 keys.current().identify(&certificates(chain)).map_err(|error| error.to_string())
             }
@@ -289,6 +315,10 @@ mod with_keys {
 
     impl Guard {
         pub(crate) fn acceptor(&self) -> Option<Acceptor> {
+            None
+        }
+
+        pub(crate) fn curve_keys(&self) -> Option<crate::socket::mechanism::CurveKeys> {
             None
         }
 
@@ -336,6 +366,7 @@ mod tests {
             socket_type: crate::zmtp::SocketType::Dealer,
             minor: 1,
             identity: Default::default(),
+            public_key: None,
             metadata: Vec::new(),
         }
     }

@@ -75,8 +75,7 @@ impl Ca {
     /// # Ok::<(), ripstop::security::SecurityError>(())
     /// ```
     pub fn new(fabric: &str, now: SystemTime, days: u32) -> Result<Self, SecurityError> {
-        // Any service would do: what is checked is the fabric.
-        Identity::service(fabric, "any")?;
+        identity::check_fabric(fabric).map_err(|reason| SecurityError::Setup { reason })?;
         let current = Self::authority(fabric, now, days)?;
         let index =
             Index { fabric: fabric.to_owned(), crl_number: 0, dropped: Vec::new(), certificates: Vec::new() };
@@ -157,12 +156,12 @@ impl Ca {
         std::iter::once(&self.current).chain(&self.old)
     }
 
-    /// A key and a certificate for a service of the fabric, valid in the whole seconds from `from` to `to`. It may end after
-    /// the CA, but is worth nothing from then on. Any number of them can be valid for the same service: one for each node, or
-    /// a new one for a node before the old one expires.
+    /// A key and a certificate for a service of the fabric, valid in the whole seconds from `from` to `to`, but not longer
+    /// than the CA: nobody looks at the dates of what he trusts already. Any number of them can be valid for the same
+    /// service: one for each node, or a new one for a node before the old one expires.
     ///
     /// # Errors
-    /// `service` can't be a service (letters, digits, `-` and `_`), `to` is not after `from`, or the system has no random
+    /// `service` can't be a service (letters, digits, `-` and `_`), it would end before it begins, or the system has no random
     /// numbers.
     ///
     /// ```
@@ -180,7 +179,7 @@ impl Ca {
         to: SystemTime,
     ) -> Result<Issued, SecurityError> {
         let identity = Identity::service(self.fabric(), service)?;
-        let (from, to) = (index::whole(from), index::whole(to));
+        let (from, to) = (index::whole(from), index::whole(to).min(self.current.to));
         if to <= from {
             let reason = format!("a certificate for {service} would end before it begins");
             return Err(SecurityError::Setup { reason });
@@ -249,7 +248,7 @@ impl Ca {
     pub fn rotate(&mut self, now: SystemTime, days: u32) -> Result<(), SecurityError> {
         if self.old.is_some() {
             return Err(SecurityError::Setup {
-                reason: "a rotation is under way already: finish it first".into(),
+                reason: "a rotation is under way already: ripstop keys rotate --finish ends it".into(),
             });
         }
         let new = Self::authority(self.fabric(), now, days)?;
@@ -263,7 +262,9 @@ impl Ca {
     /// None is under way. See [`Ca::rotate`] for an example.
     pub fn finish_rotation(&mut self, now: SystemTime) -> Result<(), SecurityError> {
         let Some(old) = self.old.take() else {
-            return Err(SecurityError::Setup { reason: "no rotation is under way".into() });
+            return Err(SecurityError::Setup {
+                reason: "no rotation is under way: ripstop keys rotate begins one".into(),
+            });
         };
         self.index.certificates.retain(|record| record.issuer != old.serial);
         self.index.dropped.push(old.serial);
@@ -337,10 +338,14 @@ impl Ca {
             let reason = format!("no CA here: run ripstop keys init --dir {}", dir.display());
             return Err(disk::wrong(dir, reason));
         };
-        let Some(key) = disk::get_secret(&file(KEY))? else {
+        let mut keys = Vec::new();
+        for name in [KEY, OLD_KEY] {
+            keys.extend(disk::get_secret(&file(name))?.map(|key| (file(name), key)));
+        }
+        if keys.is_empty() {
             let reason = "is missing: it is where the CA was made, and is needed to sign anything";
             return Err(disk::wrong(&file(KEY), reason));
-        };
+        }
         let Some(index) = disk::get(&file(INDEX))? else { return Err(missing(INDEX)) };
         let index: Index =
             toml::from_str(&index).map_err(|error| disk::wrong(&file(INDEX), error.message().to_owned()))?;
@@ -357,14 +362,8 @@ impl Ca {
                 return Err(disk::wrong(&file(CERTIFICATES), reason));
             }
         };
-        let current = Authority::read(current, &file(CERTIFICATES), &key, &file(KEY))?;
-        let old = match old {
-            Some(old) => {
-                let key = disk::get_secret(&file(OLD_KEY))?.ok_or_else(|| missing(OLD_KEY))?;
-                Some(Authority::read(old, &file(CERTIFICATES), &key, &file(OLD_KEY))?)
-            }
-            None => None,
-        };
+        let authority = |certificate| Authority::read(certificate, &file(CERTIFICATES), &keys);
+        let (current, old) = (authority(current)?, old.map(authority).transpose()?);
         Ok(Self { index, current, old, list })
     }
 
@@ -392,7 +391,7 @@ impl Ca {
             if !there.iter().any(|certificate| ours.contains(certificate)) {
                 return Err(disk::wrong(
                     dir,
-                    "another CA is here: choose another directory, or move that one away",
+                    "holds a CA already: choose another directory, or move it away",
                 ));
             }
         } else if disk::get(&file(KEY))?.is_some() {
@@ -405,7 +404,8 @@ impl Ca {
             reason: format!("the index can't be written: {error}"),
         })?;
         let index = format!("# What this CA has issued. Written by ripstop keys.\n{index}");
-        // Keys before what needs them: a certificate without its key would be worth nothing.
+        // Keys before what needs them, and none is lost: when the power fails in between, each certificate that is there
+        // finds its key.
         if let Some(old) = &self.old {
             disk::put(&file(OLD_KEY), old.key_pem().as_bytes())?;
         }
@@ -468,7 +468,17 @@ impl fmt::Debug for Ca {
 
 /// A key and a certificate that a [`Ca`] has issued, with all else that a node needs.
 ///
-/// See [`Ca::issue`] for an example.
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// # let dir = tempfile::tempdir()?;
+/// # let now = SystemTime::now();
+/// let mut ca = ripstop::security::Ca::new("shop", now, 3650)?;
+/// let issued = ca.issue("billing", now, now + Duration::from_secs(86_400))?;
+/// assert_eq!(issued.serial().len(), 32);
+/// assert!(issued.expires() > now && issued.certificate_pem().contains("CERTIFICATE"));
+/// issued.write(&dir.path().join("billing"))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Issued {
     identity: Identity,
     record: Record,
@@ -523,3 +533,6 @@ impl fmt::Debug for Issued {
         f.debug_struct("Issued").field("record", &self.record).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ pub(super) struct Places {
 #[derive(Clone, Debug)]
 pub(super) struct Optional {
     pub(super) path: Option<PathBuf>,
-    named: bool,
+    pub(super) named: bool,
 }
 
 impl Places {

@@ -38,6 +38,8 @@ pub struct Keys {
     server: Arc<ServerConfig>,
     /// For any member; copied for each service.
     client: ClientConfig,
+    #[cfg(feature = "curve")]
+    curve: super::curve::Enrolled,
     /// Of everything that was read.
     print: u64,
     /// Of our own certificate and the trust anchors.
@@ -106,9 +108,22 @@ impl Keys {
             other => wrong(&places.key, other.to_string()),
         })?;
         let own = Arc::new(SingleCertAndKey::from(own));
+        #[cfg(feature = "curve")]
+        let curve = super::curve::Enrolled::read(places, &mut print)?;
         let server = Arc::new(server_config(&provider, &trust, &own)?);
         let client = client_config(provider, &trust, own)?;
-        Ok(Self { identity, expires, chain, trust, server, client, print: print.finish(), standing })
+        Ok(Self {
+            identity,
+            expires,
+            chain,
+            trust,
+            server,
+            client,
+            print: print.finish(),
+            standing,
+            #[cfg(feature = "curve")]
+            curve,
+        })
     }
 
     /// Whether our own certificate is one that the members of this fabric let in now.
@@ -204,6 +219,32 @@ impl Keys {
     /// ```
     pub fn recheck(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Refusal> {
         self.trust.check(chain, now).map(drop)
+    }
+
+    /// What this node proves to be to those who speak CURVE; `None`: nobody comes in that way.
+    ///
+    /// ```no_run
+    /// # fn f(keys: &ripstop::security::Keys) {
+    /// if let Some(pair) = keys.curve_keys() {
+    ///     println!("clients dial with the server key {}", pair.public());
+    /// }
+    /// # }
+    /// ```
+    #[cfg(feature = "curve")]
+    pub fn curve_keys(&self) -> Option<&Arc<crate::zmtp::curve::KeyPair>> {
+        self.curve.own.as_ref()
+    }
+
+    /// Under which name this CURVE key is enrolled, such as `curve:reports`.
+    ///
+    /// ```no_run
+    /// # fn f(keys: &ripstop::security::Keys, key: ripstop::zmtp::curve::PublicKey) {
+    /// let name = keys.enrolled(&key);
+    /// # }
+    /// ```
+    #[cfg(feature = "curve")]
+    pub fn enrolled(&self, key: &crate::zmtp::curve::PublicKey) -> Option<&Identity> {
+        self.curve.names.get(key.as_bytes())
     }
 
     /// Changes with our own certificate and with the CAs that are trusted: what connections stand on.

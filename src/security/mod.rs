@@ -17,6 +17,8 @@
 mod authorise;
 #[cfg(feature = "tls")]
 mod ca;
+#[cfg(all(feature = "tls", feature = "curve"))]
+mod curve;
 mod error;
 #[cfg(feature = "tls")]
 mod files;

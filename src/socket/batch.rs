@@ -12,6 +12,8 @@
 //! In steady state nothing here allocates, and because `ends` knows the messages' borders, drop-oldest and
 //! reconnect cut whole messages.
 
+mod sealing;
+
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
@@ -131,24 +133,40 @@ impl Chunk {
         self.head.checked_sub(1).and_then(|i| self.ends.get(i)).map_or(0, |end| *end as usize)
     }
 
-    /// Returns the bytes the message takes.
+    /// Returns the bytes the message takes. `room`: for seals.
     #[inline]
-    fn push<F: Frames + ?Sized>(&mut self, frames: &F) -> usize {
+    fn push<F: Frames + ?Sized>(&mut self, frames: &F, room: bool) -> usize {
         let start = self.buf.len();
         let mut large_bytes = 0;
         let larges = &mut self.larges;
-        encode(frames, &mut self.buf, LARGE, |at, bytes| {
+        let large = |at, bytes: Bytes| {
             large_bytes += bytes.len();
             larges.push_back((at as u32, bytes));
-        });
+        };
+        match room {
+            false => encode(frames, &mut self.buf, LARGE, large),
+            true => sealing::encode_with_room(frames, &mut self.buf, large),
+        }
         self.ends.push(self.buf.len() as u32);
         let size = self.buf.len() - start + large_bytes;
         self.bytes += size;
         size
     }
 
-    fn push_encoded(&mut self, message: &Encoded) -> usize {
+    fn push_encoded(&mut self, message: &Encoded, room: bool) -> usize {
         let start = self.buf.len();
+        if room {
+            let mut size = 0;
+            let larges = &mut self.larges;
+            sealing::push_with_room(message, &mut self.buf, |at, bytes| {
+                size += bytes.len();
+                larges.push_back((at as u32, bytes));
+            });
+            self.ends.push(self.buf.len() as u32);
+            size += self.buf.len() - start;
+            self.bytes += size;
+            return size;
+        }
         self.buf.extend_from_slice(&message.buf);
         self.larges.extend(message.larges.iter().map(|(at, bytes)| ((start + at) as u32, bytes.clone())));
         self.ends.push(self.buf.len() as u32);
@@ -270,11 +288,13 @@ pub(super) struct Outgoing {
     pub(super) bytes: usize,
     hwm_messages: usize,
     hwm_bytes: usize,
+    /// Messages get room for seals.
+    room: bool,
 }
 
 impl Outgoing {
-    /// A mark of 0 is no limit.
-    pub(super) fn new(hwm_messages: usize, hwm_bytes: usize) -> Self {
+    /// A mark of 0 is no limit. `room`: what is taken will be sealed.
+    pub(super) fn new(hwm_messages: usize, hwm_bytes: usize, room: bool) -> Self {
         let or_max = |mark: usize| if mark == 0 { usize::MAX } else { mark };
         Self {
             active: Chunk::default(),
@@ -285,6 +305,7 @@ impl Outgoing {
             bytes: 0,
             hwm_messages: or_max(hwm_messages),
             hwm_bytes: or_max(hwm_bytes),
+            room,
         }
     }
 
@@ -311,12 +332,12 @@ impl Outgoing {
 
     #[inline]
     pub(super) fn push<F: Frames + ?Sized>(&mut self, frames: &F) {
-        let size = self.active.push(frames);
+        let size = self.active.push(frames, self.room);
         self.pushed(size);
     }
 
     pub(super) fn push_encoded(&mut self, message: &Encoded) {
-        let size = self.active.push_encoded(message);
+        let size = self.active.push_encoded(message, self.room);
         self.pushed(size);
     }
 
@@ -463,8 +484,8 @@ mod tests {
     fn any_write_size_gives_the_same_bytes() {
         let messages = sample();
         for step in [1, 7, 1000, LARGE, usize::MAX] {
-            let mut out = Outgoing::new(0, 0);
-            let mut once = Outgoing::new(0, 0);
+            let mut out = Outgoing::new(0, 0, false);
+            let mut once = Outgoing::new(0, 0, false);
             let mut encoded = Encoded::default();
             for message in &messages {
                 out.push(message);
@@ -483,7 +504,7 @@ mod tests {
     fn dropping_oldest_cuts_whole_messages() {
         let messages = sample();
         for dropped in 0..=messages.len() {
-            let mut out = Outgoing::new(0, 0);
+            let mut out = Outgoing::new(0, 0, false);
             messages.iter().for_each(|m| out.push(m));
             for _ in 0..dropped {
                 assert!(out.drop_oldest());
@@ -504,7 +525,7 @@ mod tests {
             ends.push(plain(&messages[..n]).len());
         }
         for cut in (0..all.len()).step_by(97).chain(ends.iter().copied()).chain(ends.iter().map(|e| e - 1)) {
-            let mut out = Outgoing::new(0, 0);
+            let mut out = Outgoing::new(0, 0, false);
             messages.iter().for_each(|m| out.push(m));
             let mut sending = out.take().unwrap();
             sending.advance(cut);
@@ -524,7 +545,7 @@ mod tests {
 
     #[test]
     fn marks() {
-        let mut out = Outgoing::new(2, 10);
+        let mut out = Outgoing::new(2, 10, false);
         assert!(out.has_room(1000), "an empty queue takes any message");
         out.push("abc");
         assert!(out.has_room(5) && !out.has_room(6));
@@ -538,7 +559,7 @@ mod tests {
 
     #[test]
     fn chunks_are_sealed_and_reused() {
-        let mut out = Outgoing::new(0, 0);
+        let mut out = Outgoing::new(0, 0, false);
         let message = [0u8; 1000];
         for _ in 0..300 {
             out.push(&message);

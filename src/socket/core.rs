@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::endpoint::Endpoint;
 use crate::socket::error::ConnectError;
+use crate::socket::mechanism::{CurveKeys, Mechanism};
 use crate::socket::pipe::Pipe;
 use crate::transport::tls::{Acceptor, Connector, Proof};
 use crate::zmtp::{self, Heartbeat, Limits, Local, Received};
@@ -141,6 +142,8 @@ pub(crate) struct LinkOptions {
     pub(crate) hwm_bytes: usize,
     /// All that one connection may make us hold, in bytes; 0: no limit.
     pub(crate) memory: usize,
+    /// How the two sides prove who they are, if not by TLS; for a listener, [`ListenOptions::curve`] decides. A pipe that outlives its connections has one for all of them.
+    pub(crate) mechanism: Mechanism,
 }
 
 impl Default for LinkOptions {
@@ -151,6 +154,7 @@ impl Default for LinkOptions {
             hwm_messages: 65_536,
             hwm_bytes: 16 << 20,
             memory: 64 << 20,
+            mechanism: Mechanism::Null,
         }
     }
 }
@@ -180,8 +184,10 @@ impl Reconnect {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ListenOptions {
     pub(crate) link: LinkOptions,
-    /// TLS for those who begin with it; everyone else is turned away. `None`: no TLS.
+    /// TLS for those who begin with it; everyone else has to speak CURVE. `None`: no TLS.
     pub(crate) tls: Option<Acceptor>,
+    /// CURVE for those who do not begin with TLS, and nobody without it. `None`: no CURVE.
+    pub(crate) curve: Option<CurveKeys>,
 }
 
 /// How to dial.

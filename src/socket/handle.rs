@@ -74,7 +74,28 @@ macro_rules! socket {
                 E: TryInto<crate::Endpoint>,
                 E::Error: Into<crate::endpoint::ParseEndpointError>,
             {
-                self.shared().connect(endpoint)
+                self.shared().connect(endpoint, crate::socket::ConnectOptions::new())
+            }
+
+            /// The same with options of its own: how to prove who is who. The endpoint can be dialled again by `connect`,
+            /// with other options; each has its own connection.
+            ///
+            /// ```
+            /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+            #[doc = concat!("let socket = ripstop::socket::", stringify!($name), "::new();")]
+            /// socket.connect_with("inproc://somebody", ripstop::socket::ConnectOptions::new())?;
+            /// # Ok(()) }
+            /// ```
+            pub fn connect_with<E>(
+                &self,
+                endpoint: E,
+                options: crate::socket::ConnectOptions,
+            ) -> Result<(), crate::socket::ConnectError>
+            where
+                E: TryInto<crate::Endpoint>,
+                E::Error: Into<crate::endpoint::ParseEndpointError>,
+            {
+                self.shared().connect(endpoint, options)
             }
 
             /// Ends every `connect` to `endpoint`. What is queued for it is still written, for as long as

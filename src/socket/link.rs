@@ -22,7 +22,7 @@ use crate::socket::pipe::{Next, Pipe, Signal};
 use crate::socket::readbuf::ReadBuf;
 use crate::transport::Stream;
 use crate::transport::tls::{Proof, explain};
-use crate::zmtp::{Config, Connection, Local, ProtocolError, Received, State};
+use crate::zmtp::{self, Config, Connection, Local, ProtocolError, Received, State};
 
 /// After everything is flushed, the peer has this long to close its side too: closing with bytes of the peer's
 /// unread would reset the connection and could destroy what we flushed.
@@ -68,7 +68,14 @@ pub(super) struct End {
 
 /// Drives one connection from its first byte to its end.
 pub(super) async fn run(stream: Stream, setup: Setup) -> End {
-    let mut link = Link::new(stream, setup);
+    let mechanism = match setup.options.mechanism.begin() {
+        Ok(mechanism) => mechanism,
+        Err(error) => {
+            let reason = format!("no random bytes: {error}");
+            return End { reason, was_up: false, last: false, unknown: 0 };
+        }
+    };
+    let mut link = Link::new(stream, setup, mechanism);
     let cause = std::future::poll_fn(|cx| link.poll(cx)).await;
     link.end(cause)
 }
@@ -150,10 +157,10 @@ enum Stage {
 }
 
 impl Link {
-    fn new(stream: Stream, setup: Setup) -> Self {
+    fn new(stream: Stream, setup: Setup, mechanism: zmtp::Mechanism) -> Self {
         let now = Instant::now();
         let config = Config {
-            as_server: setup.local.is_none(),
+            mechanism,
             local: setup.local,
             limits: setup.options.limits.clone(),
             heartbeat: setup.options.heartbeat,
@@ -315,7 +322,7 @@ impl Link {
         let mut progress = false;
         // Not more at once, so that reading has its turn before the task's budget is spent.
         for _ in 0..4 {
-            if !self.prepare() {
+            if !self.prepare()? {
                 // TLS may have taken what the kernel has no room for yet.
                 if mem::take(&mut self.unflushed)
                     && Pin::new(&mut self.stream)
@@ -355,13 +362,13 @@ impl Link {
     }
 
     /// Makes sure there is something in `small` or `sending`; `false`: nothing to write.
-    fn prepare(&mut self) -> bool {
+    fn prepare(&mut self) -> Result<bool, Cause> {
         loop {
             if self.small_at < self.small.len() {
-                return true;
+                return Ok(true);
             }
             if self.sending.as_ref().is_some_and(|sending| !sending.is_done()) {
-                return true;
+                return Ok(true);
             }
             let output = self.conn.output();
             if !output.is_empty() {
@@ -375,18 +382,30 @@ impl Link {
                 self.stage = Stage::Shutdown;
             }
             if self.stage != Stage::Up || !self.up {
-                return false;
+                return Ok(false);
             }
-            let Some(pipe) = &self.pipe else { return false };
+            let Some(pipe) = &self.pipe else { return Ok(false) };
             let sent = self.sending.take();
             if let Some(sent) = &sent {
                 metrics::counter!("ripstop_socket_messages_sent_total").increment(sent.messages() as u64);
             }
             let (next, writable) = pipe.next(sent, &mut self.small);
             self.small_at = if matches!(next, Next::Control) { 0 } else { self.small.len() };
+            // Sealed in the order in which it is written: whatever came before is out, or in front of it.
+            let sealer = self.conn.sealer();
             let drained = match next {
-                Next::Control => false,
-                Next::Chunk(sending) => {
+                Next::Control => {
+                    if let Some(sealer) = sealer {
+                        let plain = std::mem::take(&mut self.small);
+                        sealer.put(&plain, &mut self.small)?;
+                    }
+                    false
+                }
+                Next::Chunk(mut sending) => {
+                    let sealed = sealer.is_none_or(|sealer| sending.seal(sealer));
+                    if !sealed {
+                        return Err(Cause::Broken("a batch could not be sealed".into()));
+                    }
                     self.sending = Some(sending);
                     false
                 }
@@ -401,7 +420,7 @@ impl Link {
                 self.core.writable(pipe);
             }
             if drained {
-                return false;
+                return Ok(false);
             }
         }
     }
@@ -532,6 +551,9 @@ impl Link {
 
     fn admit(&mut self, now: Instant) -> Result<(), Cause> {
         let Some(peer) = self.conn.peer() else { return Ok(()) };
+        if let (Proof::None, Some(key)) = (&self.proof, peer.public_key) {
+            self.proof = Proof::Curve(key);
+        }
         match self.core.admit(peer, &self.origin, &self.proof) {
             Admit::Now(verdict) => self.verdict(verdict, now),
             Admit::Later(asking) => {
@@ -629,7 +651,16 @@ impl Link {
             return end;
         }
         let Some(pipe) = &self.pipe else { return end };
-        let (unknown, dropped) = pipe.detach(self.sending.take(), self.keep);
+        let mut sending = self.sending.take();
+        let mut lost = 0;
+        if self.keep
+            && let Some(sealer) = self.conn.sealer()
+            && let Some(batch) = sending.take_if(|batch| !batch.unseal(sealer))
+        {
+            lost = batch.messages(); // which cannot be: it was sealed with the same key
+        }
+        let (unknown, dropped) = pipe.detach(sending, self.keep);
+        let unknown = unknown + lost;
         let retrying = !last && self.owner.goes_on();
         if unknown > 0 {
             metrics::counter!("ripstop_socket_messages_unknown_total").increment(unknown as u64);

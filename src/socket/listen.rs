@@ -16,6 +16,7 @@ use crate::socket::error::ConnectError;
 use crate::socket::gate::{Gate, Pass, network};
 use crate::socket::limit::Limit;
 use crate::socket::link::{self, Owner, Setup};
+use crate::socket::mechanism::{CurveKeys, Mechanism};
 use crate::socket::monitor::{Event, Reporter};
 use crate::socket::pipe::Pipe;
 use crate::sync::{Flag, lock};
@@ -82,8 +83,10 @@ pub(crate) async fn listen(
     monitor: Reporter,
 ) -> io::Result<Listening> {
     let listener = transport::Listener::bind(&endpoint).await?;
+    let bound = listener.endpoint();
     let shared = Arc::new(Shared {
-        endpoint: if options.tls.is_some() { listener.endpoint().with_tls() } else { listener.endpoint() },
+        // The transport below knows nothing of TLS.
+        endpoint: if options.tls.is_some() { bound.with_tls() } else { bound },
         options,
         gate,
         core,
@@ -170,7 +173,10 @@ impl Shared {
         let began = Instant::now();
         let mut options = self.options.link.clone();
         let (stream, proof) = match self.secure(stream).await {
-            Ok(secured) => secured,
+            Ok((stream, proof, mechanism)) => {
+                options.mechanism = mechanism;
+                (stream, proof)
+            }
             Err(reason) => return self.failed(id, &origin, reason, false),
         };
         // One time limit for the whole handshake.
@@ -191,20 +197,30 @@ impl Shared {
         }
     }
 
-    /// TLS, if this listener has it: then nobody comes in without.
-    async fn secure(&self, stream: Stream) -> Result<(Stream, Proof), String> {
-        let Some(acceptor) = &self.options.tls else { return Ok((stream, Proof::None)) };
+    /// TLS or CURVE, if this listener has either: then nobody comes in without. What CURVE proves is seen later.
+    async fn secure(&self, stream: Stream) -> Result<(Stream, Proof, Mechanism), String> {
+        let Some(acceptor) = &self.options.tls else { return self.unsecured(stream).await };
         match timeout(self.options.link.limits.handshake, acceptor.accept(stream)).await {
-            Ok(Ok(First::Tls(stream, proof))) => Ok((stream, proof)),
-            Ok(Ok(First::Plain(mut stream))) => {
-                // A ZMTP peer learns from this that encryption is wanted; whether it comes does not matter here.
-                let _ = stream.write_all(&zmtp::secured_greeting()).await;
-                let _ = stream.shutdown().await;
-                Err("the peer does not encrypt, and this side has keys".into())
-            }
+            Ok(Ok(First::Tls(stream, proof))) => Ok((stream, proof, Mechanism::Null)),
+            Ok(Ok(First::Plain(stream))) => self.unsecured(stream).await,
             Ok(Err(error)) => Err(format!("TLS: {}", explain(&error))),
             Err(_) => Err("the handshake was not finished in time".into()),
         }
+    }
+
+    /// Without TLS.
+    async fn unsecured(&self, mut stream: Stream) -> Result<(Stream, Proof, Mechanism), String> {
+        let (tls, curve) = (&self.options.tls, &self.options.curve);
+        if tls.is_none() && curve.is_none() {
+            return Ok((stream, Proof::None, Mechanism::Null));
+        }
+        if let Some(mechanism) = curve.as_ref().and_then(CurveKeys::mechanism) {
+            return Ok((stream, Proof::None, mechanism));
+        }
+        // A ZMTP peer learns from this that encryption is wanted; whether it comes does not matter here.
+        let _ = stream.write_all(&zmtp::secured_greeting()).await;
+        let _ = stream.shutdown().await;
+        Err("the peer does not encrypt, and this side has keys".into())
     }
 
     fn failed(&self, id: u64, origin: &Origin, reason: String, last: bool) {

@@ -14,6 +14,10 @@
 //! | [`Pull`] | | all, in turn | [`Push`] |
 //! | [`Pair`] | its one peer | from it | [`Pair`] |
 //!
+//! Connections are plain by default. With the feature `curve`,
+//! [`Options::curve_server`](Options) asks who dials for ZeroMQ's CURVE, and [`ConnectOptions`] dials with it; the keys
+//! are in [`zmtp`](crate::zmtp). One socket can bind and dial, each with keys of its own.
+//!
 //! A message's way out: `send` encodes it straight into the chosen connection's batch (`batch.rs`, behind `pipe.rs`);
 //! the connection's task (`link.rs`) takes the batch and writes it in one system call. And back: one read's messages
 //! are handed over at once (`inbound.rs`). `policy.rs` is the table that tells the types apart.
@@ -29,6 +33,7 @@ mod inbound;
 mod limit;
 mod link;
 pub(crate) mod listen;
+pub(crate) mod mechanism;
 pub(crate) mod monitor;
 mod options;
 pub(crate) mod pipe;
@@ -45,6 +50,9 @@ pub(crate) mod subscriptions;
 
 pub use error::{BindError, ConnectError, NoSuchEndpoint, RecvError, SendError};
 pub use limit::Limit;
+pub use mechanism::ConnectOptions;
+#[cfg(feature = "curve")]
+pub use mechanism::curve_keys;
 pub use monitor::{Event, Monitor};
 pub use options::{Options, WhenFull};
 pub use pipeline::{Dealer, Pair, Pull, Push};

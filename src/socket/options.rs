@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::socket::core::{LinkOptions, Reconnect};
 use crate::socket::gate;
+use crate::socket::mechanism::Accept;
 use crate::socket::subscriptions::Caps;
 use crate::transport::tls::{Acceptor, Connector};
 use crate::zmtp::{Heartbeat, Limits, Local, SocketType};
@@ -39,6 +40,7 @@ pub enum WhenFull {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(super) link: LinkOptions,
+    pub(super) accept: Accept,
     pub(super) receive_hwm: usize,
     pub(super) receive_hwm_bytes: usize,
     pub(super) linger: Option<Duration>,
@@ -59,6 +61,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             link: LinkOptions::default(),
+            accept: Accept::default(),
             receive_hwm: 65_536,
             receive_hwm_bytes: 16 << 20,
             linger: Some(Duration::from_secs(10)),
@@ -366,7 +369,7 @@ impl Options {
     }
 
     /// The longest frame of a handshake, in bytes. Default 64 KiB; a peer that announces a longer one is disconnected.
-    /// At least about 100 are needed.
+    /// At least about 100 are needed, for CURVE 400.
     ///
     /// ```
     /// # use ripstop::socket::Options;
@@ -423,6 +426,43 @@ impl Options {
     ) -> Self {
         self.acceptor = Some(Acceptor(std::sync::Arc::new(move || server.clone())));
         self.connector = Some(Connector(std::sync::Arc::new(move || client.clone())));
+        self
+    }
+
+    /// Everybody who dials this socket has to speak CURVE, to a server with this key: tell clients
+    /// [`secret.public_key()`](crate::zmtp::curve::SecretKey::public_key). Plain connections are refused. Default: no
+    /// security, and CURVE connections are refused. `tls+tcp://` endpoints take both, TLS and CURVE. What this socket dials is another matter:
+    /// [`ConnectOptions::curve`](crate::socket::ConnectOptions::curve).
+    ///
+    /// ```
+    /// use ripstop::socket::{Options, Pull, curve_keys};
+    ///
+    /// let keys = curve_keys()?;
+    /// println!("server key: {}", keys.public());
+    /// let pull = Pull::with_options(Options::new().curve_server(keys.secret().clone()));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[cfg(feature = "curve")]
+    #[must_use]
+    pub fn curve_server(mut self, secret: crate::zmtp::curve::SecretKey) -> Self {
+        self.accept.keys = Some(std::sync::Arc::new(secret.into()));
+        self
+    }
+
+    /// The only clients that may come in through CURVE, by their public keys; all others are refused for good, and told
+    /// so. Default: everybody who knows the server's key. Without [`curve_server`](Self::curve_server) it means nothing.
+    ///
+    /// ```
+    /// use ripstop::socket::{Options, curve_keys};
+    ///
+    /// let (server, client) = (curve_keys()?, curve_keys()?);
+    /// let options = Options::new().curve_server(server.secret().clone()).curve_clients([client.public()]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[cfg(feature = "curve")]
+    #[must_use]
+    pub fn curve_clients(mut self, clients: impl IntoIterator<Item = crate::zmtp::curve::PublicKey>) -> Self {
+        self.accept.clients = Some(std::sync::Arc::new(clients.into_iter().collect()));
         self
     }
 

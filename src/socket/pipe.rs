@@ -74,7 +74,7 @@ impl Pipe {
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             state: Mutex::new(State {
-                out: Outgoing::new(options.hwm_messages, options.hwm_bytes),
+                out: Outgoing::new(options.hwm_messages, options.hwm_bytes, options.mechanism.seals()),
                 phase: Phase::Open,
                 task: None,
                 parked: false,

@@ -12,7 +12,7 @@ use crate::message::{Frames, Message};
 use crate::socket::account::SUBSCRIPTION;
 use crate::socket::batch::Encoded;
 use crate::socket::core::{
-    Admission, Admit, Core, DialOptions, Disconnect, Flow, ListenOptions, Origin, Refusal,
+    Admission, Admit, Core, DialOptions, Disconnect, Flow, LinkOptions, ListenOptions, Origin, Refusal,
 };
 use crate::socket::dial::{Dial, dial};
 use crate::socket::error::{BindError, ConnectError, NoSuchEndpoint, RecvError, SendError};
@@ -20,6 +20,7 @@ use crate::socket::gate::Gate;
 use crate::socket::inbound::{From, Inbound};
 use crate::socket::limit::Limit;
 use crate::socket::listen::{Listening, listen};
+use crate::socket::mechanism::ConnectOptions;
 use crate::socket::monitor::{Event, Monitor, Reporter};
 use crate::socket::options::Options;
 use crate::socket::pipe::{Pipe, Put};
@@ -134,6 +135,7 @@ impl Shared {
             // A socket with TLS may also listen without it, where it says so.
             ListenOptions {
                 link: self.options.link.clone(),
+                curve: self.options.accept.keys(),
                 tls: tls.filter(|_| matches!(endpoint, Endpoint::Tls { .. })),
             },
             self.gate.clone(),
@@ -152,7 +154,7 @@ impl Shared {
         Ok(endpoint)
     }
 
-    pub(super) fn connect<E>(&self, endpoint: E) -> Result<(), ConnectError>
+    pub(super) fn connect<E>(&self, endpoint: E, options: ConnectOptions) -> Result<(), ConnectError>
     where
         E: TryInto<Endpoint>,
         E::Error: Into<ParseEndpointError>,
@@ -171,7 +173,7 @@ impl Shared {
         let Some(this) = self.this.upgrade() else { return Err(ConnectError::Closed) };
         let options = DialOptions {
             local: self.options.local(self.socket_type),
-            link: self.options.link.clone(),
+            link: LinkOptions { mechanism: options.mechanism, ..self.options.link.clone() },
             tls,
             keep_queue: self.policy.keep_queue && !self.options.immediate,
             reconnect: self.options.reconnect,
@@ -499,7 +501,11 @@ impl Shared {
 }
 
 impl Core for Shared {
-    fn admit(&self, _peer: &zmtp::Peer, from: &Origin, _proof: &Proof) -> Admit {
+    fn admit(&self, _peer: &zmtp::Peer, from: &Origin, proof: &Proof) -> Admit {
+        if from.dial().is_none() && !self.options.accept.allows(proof) {
+            let reason = "this CURVE key is not allowed here".into();
+            return Admit::Now(Err(Refusal { reason, last: true }));
+        }
         // A dialled connection may be needed to flush what is queued.
         let open = !self.closed.is_set() || from.dial().is_some();
         let Some(this) = self.this.upgrade().filter(|_| open) else {

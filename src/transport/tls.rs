@@ -20,7 +20,7 @@ pub(crate) use with_rustls::{Acceptor, Connector};
 /// The content type of a handshake record: what TLS begins with.
 pub(crate) const FIRST_BYTE: u8 = 0x16;
 
-/// Who is at the other end, as far as it was proven below ZMTP.
+/// Who is at the other end, as far as it was proven.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Proof {
     /// Nothing is proven.
@@ -30,6 +30,8 @@ pub(crate) enum Proof {
     /// configuration in force.
     #[cfg(feature = "tls")]
     Certificates(Vec<Bytes>),
+    /// The lasting public key of a CURVE peer, proven by ZMTP's own handshake.
+    Curve([u8; 32]),
 }
 
 /// An accepted connection, once its first byte has told what it is.

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::command::{Control, bad};
+use super::curve::Sealer;
 use super::decoder::Decoder;
-use super::handshake::{Handshake, Mechanism, Step};
+use super::handshake::{Handshake, Security, Step};
 use super::{Command, Config, Heartbeat, Limits, Local, Peer, ProtocolError, SocketType, greeting};
 use crate::message::Message;
 
@@ -75,6 +76,7 @@ pub struct Connection {
     limits: Limits,
     heartbeat: Option<Heartbeat>,
     decoder: Decoder,
+    security: Security,
     output: BytesMut,
     /// The handshake has to be over by then.
     handshake_by: Instant,
@@ -107,14 +109,15 @@ impl Connection {
     /// assert_eq!(connection.output().len(), 64);
     /// ```
     pub fn new(config: Config, now: Instant) -> Self {
-        let Config { local, as_server: _, limits, heartbeat } = config; // NULL has no server
-        let mechanism = Mechanism::Null;
+        let Config { local, mechanism, limits, heartbeat } = config;
+        let (name, as_server) = mechanism.role();
         Self {
             phase: Phase::Handshake(Handshake::Greeting(mechanism)),
             local,
             peer: None,
             decoder: Decoder::new(&limits),
-            output: BytesMut::from(&greeting::encode(mechanism.name())[..]),
+            security: Security::Null,
+            output: BytesMut::from(&greeting::encode(name, as_server)[..]),
             handshake_by: later(now, limits.handshake),
             limits,
             heartbeat,
@@ -155,28 +158,31 @@ impl Connection {
     fn consume(&mut self, buf: &mut BytesMut, out: &mut Received) -> Result<(), ProtocolError> {
         loop {
             match std::mem::replace(&mut self.phase, Phase::Closed) {
-                Phase::Handshake(handshake) => match handshake.step(buf, &self.limits)? {
-                    Step::Wait(handshake) => {
-                        self.phase = Phase::Handshake(handshake);
-                        return Ok(());
-                    }
-                    Step::Greeted(handshake) => {
-                        self.phase = Phase::Handshake(handshake);
-                        if let Some(local) = &self.local {
-                            local.put_ready(&mut self.output)?;
+                Phase::Handshake(handshake) => {
+                    let local = self.local.as_ref();
+                    match handshake.step(buf, &self.limits, local, &mut self.output)? {
+                        Step::Wait(handshake) => {
+                            self.phase = Phase::Handshake(handshake);
+                            return Ok(());
+                        }
+                        Step::Again(handshake) => self.phase = Phase::Handshake(handshake),
+                        Step::Done(peer, security) => {
+                            self.peer = Some(peer);
+                            self.security = security;
+                            self.phase = match self.local.take() {
+                                Some(local) => {
+                                    self.pair(local.socket_type)?;
+                                    match self.security {
+                                        Security::Null => self.local = Some(local), // said long ago
+                                        _ => self.greet(local)?,
+                                    }
+                                    Phase::Ready
+                                }
+                                None => Phase::Awaiting,
+                            };
                         }
                     }
-                    Step::Done(peer) => {
-                        self.peer = Some(peer);
-                        self.phase = match self.local.as_ref().map(|local| local.socket_type) {
-                            Some(ours) => {
-                                self.pair(ours)?;
-                                Phase::Ready
-                            }
-                            None => Phase::Awaiting,
-                        };
-                    }
-                },
+                }
                 Phase::Ready => {
                     self.phase = Phase::Ready;
                     return self.traffic(buf, out);
@@ -209,16 +215,28 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends our READY if it has not been sent.
+    fn greet(&mut self, local: Local) -> Result<(), ProtocolError> {
+        let security = std::mem::replace(&mut self.security, Security::Null);
+        self.security = security.ready(&local, &mut self.output)?;
+        if self.security.sealer().is_some() {
+            self.decoder.opens();
+        }
+        self.local = Some(local);
+        Ok(())
+    }
+
     fn traffic(&mut self, buf: &mut BytesMut, out: &mut Received) -> Result<(), ProtocolError> {
-        let Self { decoder, output, ttl, local, .. } = self;
+        let Self { decoder, output, ttl, local, security, .. } = self;
+        let (mut sealer, opener) = security.halves();
         let publishes =
             local.as_ref().is_some_and(|l| matches!(l.socket_type, SocketType::Pub | SocketType::XPub));
-        decoder.run(buf, out, |body, commands| {
+        decoder.run(buf, out, opener, |body, commands| {
             match Control::parse(body)? {
                 Control::Ping { ttl: tenths, context } => {
                     *ttl = (tenths > 0).then(|| Duration::from_millis(u64::from(tenths) * 100));
                     if output.len() < MAX_PENDING_CONTROL {
-                        Control::Pong(context).encode(output);
+                        put(sealer.as_deref_mut(), &Control::Pong(context), output)?;
                     }
                 }
                 // Copied: a subscription is kept for long and must not keep the read buffer.
@@ -269,8 +287,7 @@ impl Connection {
         }
         self.phase = Phase::Closed; // unless all goes well
         self.pair(local.socket_type)?;
-        local.put_ready(&mut self.output)?;
-        self.local = Some(local);
+        self.greet(local)?;
         self.phase = Phase::Ready;
         Ok(())
     }
@@ -287,13 +304,15 @@ impl Connection {
     /// ```
     pub fn refuse(&mut self, reason: &str) {
         if !matches!(self.phase, Phase::Closed) {
-            Control::Error(reason.as_bytes()).encode(&mut self.output);
+            // Its only error is a frame that is cut off, which this one is not.
+            let _ = put(self.security.sealer(), &Control::Error(reason.as_bytes()), &mut self.output);
             self.phase = Phase::Closed;
         }
     }
 
-    /// The bytes to send, always whole: greeting, READY, PING, PONG, ERROR. Write them between two messages of the
-    /// outgoing batch, and clear them.
+    /// The bytes to send, always whole: greeting, the mechanism's commands, PING, PONG, ERROR. Write them between two
+    /// messages of the outgoing batch, and clear them. With CURVE they are sealed already, so take them before the next
+    /// seal.
     ///
     /// ```
     /// # use ripstop::zmtp::{Config, Connection};
@@ -303,6 +322,36 @@ impl Connection {
     /// ```
     pub fn output(&mut self) -> &mut BytesMut {
         &mut self.output
+    }
+
+    /// Appends outgoing frames to `out` as this connection has to send them: sealed with CURVE, as they are with NULL. Write
+    /// `out` before anything that is sealed later, [`output`](Self::output) included.
+    ///
+    /// Errors: with CURVE, if `frames` are not whole frames; nothing of the broken one was appended.
+    ///
+    /// ```
+    /// # use ripstop::zmtp::{Config, Connection, frame};
+    /// let mut connection = Connection::new(Config::default(), std::time::Instant::now());
+    /// let (mut plain, mut out) = (bytes::BytesMut::new(), bytes::BytesMut::new());
+    /// frame::put(&mut plain, false, false, b"work");
+    /// connection.seal(&plain, &mut out)?;
+    /// assert_eq!(out, plain);
+    /// # Ok::<(), ripstop::zmtp::ProtocolError>(())
+    /// ```
+    pub fn seal(&mut self, frames: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
+        match self.sealer() {
+            Some(sealer) => sealer.put(frames, out),
+            None => {
+                out.extend_from_slice(frames);
+                Ok(())
+            }
+        }
+    }
+
+    /// What seals outgoing messages; `None` with NULL, or before the handshake is over. What was sealed before must be
+    /// written before: the nonces have to rise.
+    pub(crate) fn sealer(&mut self) -> Option<&mut Sealer> {
+        self.security.sealer()
     }
 
     /// Where the connection stands.
@@ -390,7 +439,8 @@ impl Connection {
             self.next_ping = later(now, heartbeat.interval);
             if self.output.len() < MAX_PENDING_CONTROL {
                 let ttl = u16::try_from(heartbeat.timeout.as_millis() / 100).unwrap_or(u16::MAX);
-                Control::Ping { ttl, context: &[] }.encode(&mut self.output);
+                let ping = Control::Ping { ttl, context: &[] };
+                put(self.security.sealer(), &ping, &mut self.output)?;
             }
         }
         Ok(())
@@ -419,6 +469,17 @@ impl Connection {
         let patience = self.beats().map(|h| h.timeout);
         patience.into_iter().chain(self.ttl).min().map(|patience| later(self.life, patience))
     }
+}
+
+/// Appends a command to `out`, sealed if there is a sealer.
+fn put(sealer: Option<&mut Sealer>, control: &Control<'_>, out: &mut BytesMut) -> Result<(), ProtocolError> {
+    let Some(sealer) = sealer else {
+        control.encode(out);
+        return Ok(());
+    };
+    let mut plain = BytesMut::new();
+    control.encode(&mut plain);
+    sealer.put(&plain, out)
 }
 
 /// `Instant + Duration` that cannot overflow, nor stand still: 1 ms to 34 years.

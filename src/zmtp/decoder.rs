@@ -2,7 +2,9 @@
 
 use bytes::{Buf, BytesMut};
 
+use super::command::bad;
 use super::connection::Received;
+use super::curve::{Flags, OVERHEAD, Opener};
 use super::frame::{self, Head};
 use super::{Command, Limits, ProtocolError};
 use crate::message::Message;
@@ -22,6 +24,10 @@ pub(super) struct Decoder {
     max_message: usize,
     max_frames: usize,
     max_command: usize,
+    /// Nothing forbids the short way for short messages.
+    quick: bool,
+    /// Frames are sealed.
+    sealed: bool,
     /// The longest body that needs no look at `max_message`.
     short: u8,
     /// The peer is a subscriber and we publish: a message of one frame that begins with 0 or 1 is a subscription.
@@ -45,6 +51,8 @@ impl Decoder {
             max_message,
             max_frames: limits.max_frames.min(MOST_FRAMES),
             max_command: limits.max_command.min(MOST_COMMAND),
+            quick: true,
+            sealed: false,
             short: u8::try_from(max_message).unwrap_or(u8::MAX),
             subscriptions: false,
             at: 0,
@@ -58,6 +66,13 @@ impl Decoder {
     /// From now on, messages that are subscriptions come out as commands.
     pub(super) fn take_subscriptions(&mut self) {
         self.subscriptions = true;
+        self.quick = false;
+    }
+
+    /// From now on, frames are sealed, and `run` gets an opener.
+    pub(super) fn opens(&mut self) {
+        self.sealed = true;
+        self.quick = false;
     }
 
     /// How many bytes to make room for: see [`Connection::wanted`](super::Connection::wanted).
@@ -70,13 +85,14 @@ impl Decoder {
         &mut self,
         buf: &mut BytesMut,
         out: &mut Received,
+        mut opener: Option<&mut Opener>,
         mut command: impl FnMut(&[u8], &mut Vec<Command>) -> Result<(), ProtocolError>,
     ) -> Result<(), ProtocolError> {
         loop {
             // Nearly everything is a short message of one frame, so that comes first. (An unfinished message begins
             // with MORE, so there is none here.)
             if let [0, len, rest @ ..] = &buf[..]
-                && !self.subscriptions
+                && self.quick
                 && *len <= self.short
                 && usize::from(*len) <= rest.len()
             {
@@ -89,13 +105,24 @@ impl Decoder {
                 self.wanted = 0;
                 return Ok(());
             };
+            let head = if self.sealed { self.announced(head)? } else { head };
             self.check(&head)?;
-            let (start, len) = (self.at + head.header, head.len as usize);
-            let end = start + len;
-            let Some(body) = buf.get(start..end) else {
+            let (mut start, mut len) = (self.at + head.header, head.len as usize);
+            let mut end = start + len + if self.sealed { OVERHEAD } else { 0 };
+            if end > buf.len() {
                 self.wanted = (end - buf.len()).min(buf.len().max(READ));
                 return Ok(());
+            }
+            let head = match &mut opener {
+                Some(opener) if self.sealed => {
+                    let head = self.open(buf, head, opener)?;
+                    (start, len) = (self.at + head.header, head.len as usize);
+                    end = start + len;
+                    head
+                }
+                _ => head,
             };
+            let Some(body) = buf.get(start..end) else { return Ok(()) };
             if head.command {
                 command(body, &mut out.commands)?;
                 if self.frames == 0 {
@@ -129,6 +156,38 @@ impl Decoder {
                 out.messages.push(Message::from(buf.split_to(len).freeze()));
             }
         }
+    }
+
+    /// What the header of a sealed frame announces of the frame inside. Whether that is a command will be seen.
+    fn announced(&self, head: Head) -> Result<Head, ProtocolError> {
+        if head.more || head.command {
+            return Err(bad("MESSAGE", "its frame has flags, which belong into the box"));
+        }
+        let len = head.len.checked_sub(OVERHEAD as u64).ok_or(bad("MESSAGE", "it is too short"))?;
+        Ok(Head { len, ..head })
+    }
+
+    /// Opens the sealed frame at `at`, in place. What was before the body becomes filling (a command, which a message
+    /// passes over) and the header of the plain frame, so that the buffer then holds what a peer without CURVE would have
+    /// sent. Returns what that header says; its length of header includes the filling.
+    fn open(&mut self, buf: &mut BytesMut, head: Head, opener: &mut Opener) -> Result<Head, ProtocolError> {
+        let len = head.len as usize;
+        let room = head.header + OVERHEAD;
+        let sealed = buf.get_mut(self.at..self.at + room + len).unwrap_or_default();
+        let Flags { more, command } = opener.open(sealed.get_mut(head.header..).unwrap_or_default())?;
+        let head = Head { more, command, header: room, len: head.len };
+        self.check(&head)?;
+        if !command && !more && self.frames == 0 {
+            return Ok(head); // nobody will look at the header
+        }
+        let header = frame::header(len, more, command);
+        let filling = room.saturating_sub(header.len() + 2);
+        let (before, _) = sealed.split_at_mut(room);
+        if let ([flags, size, _filling @ ..], plain) = before.split_at_mut(2 + filling) {
+            (*flags, *size) = (frame::COMMAND, filling as u8);
+            plain.copy_from_slice(&header);
+        }
+        Ok(head)
     }
 
     /// Holds the limits against what a header announces, before a byte of the body is waited for.

@@ -98,6 +98,19 @@ pub enum ProtocolError {
     /// The peer sent ERROR: a final refusal, in its words.
     #[error("the peer refused: {0}")]
     Refused(String),
+    /// CURVE: a box did not open. In HELLO: the client has another server key than ours. In WELCOME: this is another
+    /// server. In INITIATE: the client does not have the key it names. In a MESSAGE: it was changed on the way.
+    #[error("the box in {0} does not open: a wrong key, or it was changed on the way")]
+    CannotOpen(&'static str),
+    /// CURVE: a nonce that is not above the last one: something was sent again, or in another order.
+    #[error("a CURVE message was repeated or reordered")]
+    Replayed,
+    /// CURVE: a public key with which everybody could agree on the same secret.
+    #[error("a CURVE key of low order")]
+    WeakKey,
+    /// CURVE: both sides want to be the server of this connection. One side has to dial as a client.
+    #[error("both sides want to be the CURVE server")]
+    TwoServers,
     /// Our own metadata does not fit the wire: a name has 1 to 255 bytes, a value at most 2^31 - 1.
     #[error("the metadata property `{0}` cannot be sent")]
     BadMetadata(String),
@@ -166,6 +179,10 @@ impl ProtocolError {
             Self::TooManyFrames { .. } => ("too-many-frames", 54, Fault::Peer),
             Self::Refused(_) => ("refused", 55, Fault::Peer),
             Self::BadMetadata(_) => ("bad-metadata", 56, Fault::Caller),
+            Self::CannotOpen(_) => ("cannot-open", 57, Fault::Peer),
+            Self::Replayed => ("replayed", 58, Fault::Peer),
+            Self::WeakKey => ("weak-key", 59, Fault::Peer),
+            Self::TwoServers => ("two-servers", 60, Fault::Config),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::ProtocolError;
 
 const MORE: u8 = 1;
 const LONG: u8 = 2;
-const COMMAND: u8 = 4;
+pub(super) const COMMAND: u8 = 4;
 
 /// The longest frame header, in bytes.
 ///

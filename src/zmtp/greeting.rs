@@ -19,6 +19,7 @@ pub(super) const LEN: usize = 64;
 const TLS: u8 = 0x16;
 const SIGNATURE: usize = 10;
 const MECHANISM: std::ops::Range<usize> = 12..32;
+const AS_SERVER: usize = 32;
 
 /// Our minor version of ZMTP 3.
 const MINOR: u8 = 1;
@@ -28,16 +29,19 @@ const MINOR: u8 = 1;
 pub(super) struct Greeting {
     /// The peer speaks ZMTP 3.`minor`.
     pub(super) minor: u8,
+    /// It is the mechanism's server. libzmq's never say so, hence only "yes" means something.
+    pub(super) as_server: bool,
 }
 
 /// Our greeting. `as_server` has a meaning only for mechanisms with roles; NULL requires zero.
-pub(super) fn encode(mechanism: &'static str) -> [u8; LEN] {
+pub(super) fn encode(mechanism: &'static str, as_server: bool) -> [u8; LEN] {
     let mut bytes = [0; LEN];
     (bytes[0], bytes[9]) = (0xff, 0x7f);
     (bytes[10], bytes[11]) = (3, MINOR);
     for (to, from) in bytes[MECHANISM].iter_mut().zip(mechanism.bytes()) {
         *to = from;
     }
+    bytes[AS_SERVER] = u8::from(as_server);
     bytes
 }
 
@@ -73,7 +77,8 @@ pub(super) fn parse(bytes: &[u8], mechanism: &'static str) -> Result<Option<Gree
         });
     }
     // Later major versions have to fall back to ours, which they have seen (as libzmq assumes).
-    Ok(Some(Greeting { minor: if major == 3 { greeting[11] } else { MINOR } }))
+    let minor = if major == 3 { greeting[11] } else { MINOR };
+    Ok(Some(Greeting { minor, as_server: greeting[AS_SERVER] == 1 }))
 }
 
 #[cfg(test)]
@@ -82,11 +87,11 @@ mod tests {
 
     #[test]
     fn our_own_is_read_only_when_whole() {
-        let bytes = encode("NULL");
+        let bytes = encode("NULL", false);
         for cut in 0..LEN {
             assert_eq!(parse(&bytes[..cut], "NULL"), Ok(None), "cut at {cut}");
         }
-        assert_eq!(parse(&bytes, "NULL"), Ok(Some(Greeting { minor: 1 })));
+        assert_eq!(parse(&bytes, "NULL"), Ok(Some(Greeting { minor: 1, as_server: false })));
     }
 
     #[test]
@@ -94,7 +99,7 @@ mod tests {
         assert_eq!(parse(b"GET / HTTP/1.1", "NULL"), Err(ProtocolError::NotZmtp));
         assert_eq!(parse(&[0x16, 3, 1], "NULL"), Err(ProtocolError::Tls));
         assert_eq!(parse(&[0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0], "NULL"), Err(ProtocolError::NotZmtp));
-        let mut old = encode("NULL");
+        let mut old = encode("NULL", false);
         old[10] = 1;
         assert_eq!(parse(&old[..11], "NULL"), Err(ProtocolError::UnsupportedVersion(2)));
     }
@@ -102,19 +107,26 @@ mod tests {
     #[test]
     fn mechanisms() {
         let mismatch = ProtocolError::MechanismMismatch { ours: "NULL", theirs: "CURVE".into() };
-        assert_eq!(parse(&encode("CURVE"), "NULL"), Err(mismatch));
-        assert_eq!(parse(&encode("NUL"), "NULL"), Err(ProtocolError::UnknownMechanism("NUL".into())));
-        let mut dirty = encode("NULL");
+        assert_eq!(parse(&encode("CURVE", false), "NULL"), Err(mismatch));
+        assert_eq!(parse(&encode("NUL", false), "NULL"), Err(ProtocolError::UnknownMechanism("NUL".into())));
+        let mut dirty = encode("NULL", false);
         dirty[30] = b'x';
         assert_eq!(parse(&dirty, "NULL"), Err(ProtocolError::UnknownMechanism("NULL".into())));
     }
 
     #[test]
+    fn the_server_says_so() {
+        let bytes = encode("CURVE", true);
+        assert_eq!(bytes[12..34], *b"CURVE\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0");
+        assert_eq!(parse(&bytes, "CURVE"), Ok(Some(Greeting { minor: 1, as_server: true })));
+    }
+
+    #[test]
     fn other_versions() {
-        let mut bytes = encode("NULL");
+        let mut bytes = encode("NULL", false);
         for (major, minor, seen) in [(3, 0, 0), (3, 9, 9), (4, 0, 1)] {
             (bytes[10], bytes[11]) = (major, minor);
-            assert_eq!(parse(&bytes, "NULL"), Ok(Some(Greeting { minor: seen })));
+            assert_eq!(parse(&bytes, "NULL"), Ok(Some(Greeting { minor: seen, as_server: false })));
         }
     }
 }

@@ -8,18 +8,23 @@
 //! ```
 //!
 //! Outgoing messages do not pass through [`Connection`]: whoever sends writes frames with [`frame`] straight into
-//! the outgoing batch.
+//! the outgoing batch. (With CURVE they have to be sealed: [`Connection::seal`].)
 //!
 //! - `greeting`: 64 bytes each way, before any frame
 //! - [`frame`]: headers and bodies
 //! - [`command`]: READY, ERROR, SUBSCRIBE, CANCEL, PING, PONG
-//! - `handshake`: greeting, mechanism, the peer's metadata; `null` is the mechanism without security
+//! - `handshake`: greeting, mechanism, the peer's metadata; `null` is the mechanism without security, `curve` that with
 //! - `connection`: the whole life of one connection; `decoder` its traffic
 //!
 //! Rules come from RFC 23 and 37 (ZMTP); where those are loose, from what libzmq 4.3 does.
 
 pub mod command;
 mod connection;
+#[cfg(feature = "curve")]
+pub mod curve;
+#[cfg(not(feature = "curve"))]
+#[path = "no_curve.rs"]
+pub(crate) mod curve;
 mod decoder;
 mod error;
 pub mod frame;
@@ -33,7 +38,7 @@ mod tests;
 pub use command::Command;
 pub use connection::{Connection, Received, State};
 pub use error::ProtocolError;
-pub use handshake::{Local, Peer};
+pub use handshake::{Local, Mechanism, Peer};
 pub use socket_type::{ParseSocketTypeError, SocketType};
 
 use std::time::Duration;
@@ -48,14 +53,14 @@ use bytes::BytesMut;
 /// let dialling = Config { local: Some(Local::new(SocketType::Dealer)), ..Config::default() };
 /// assert!(Config::default().local.is_none() && dialling.heartbeat == Some(Heartbeat::default()));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Config {
     /// What our READY says. Default `None`: our READY is held back until the peer's has been read and
     /// [`Connection::answer`] is called, so that one listener can be several sockets. Two sides that both hold
     /// theirs back wait for each other until the handshake times out: the dialling side always says.
     pub local: Option<Local>,
-    /// Whether this side is the server of a mechanism that has one. NULL has none. Default `false`.
-    pub as_server: bool,
+    /// How the two sides prove who they are, which both have to agree on. Default [`Mechanism::Null`]: not at all.
+    pub mechanism: Mechanism,
     /// Bounds on what the peer may send.
     pub limits: Limits,
     /// PINGs and the death of silent peers; `None` turns both off, but PINGs are still answered and the time to
@@ -67,7 +72,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             local: None,
-            as_server: false,
+            mechanism: Mechanism::Null,
             limits: Limits::default(),
             heartbeat: Some(Heartbeat::default()),
         }
@@ -133,7 +138,7 @@ impl Default for Heartbeat {
 
 /// A greeting that tells a plain peer that encryption is wanted, from a side that will not go on with it.
 pub(crate) fn secured_greeting() -> [u8; greeting::LEN] {
-    greeting::encode("CURVE")
+    greeting::encode("CURVE", true)
 }
 
 /// Appends a subscription (or its end) to `out`, as a SUBSCRIBE or CANCEL command to peers of ZMTP 3.1 and

@@ -80,7 +80,7 @@ fn wire(control: Control<'_>) -> Vec<u8> {
 }
 
 fn greeting(minor: u8) -> [u8; 64] {
-    let mut bytes = super::greeting::encode("NULL");
+    let mut bytes = super::greeting::encode("NULL", false);
     bytes[11] = minor;
     bytes
 }
@@ -107,6 +107,8 @@ fn ready_goes_out_after_the_greeting_came() {
     bench.feed(&greeting(1)[63..]).unwrap();
     // Golden: what libzmq sends, byte for byte, but for its empty Identity.
     assert_eq!(bench.output(), b"\x04\x1a\x05READY\x0bSocket-Type\x00\x00\x00\x04PUSH");
+    bench.feed(&ready(Pull)).unwrap();
+    assert_eq!(bench.output(), b"", "it goes out once");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 mod demo;
 mod fabric;
+#[cfg(all(unix, feature = "tls"))]
+mod keys;
 mod run;
 mod socket;
 mod usage;

@@ -68,7 +68,9 @@ fn errors_are_json_too() {
 fn help_and_completions() {
     let help = Place::new().run(&["--help"]);
     assert_eq!(help.code, Some(0));
-    for command in ["demo", "serve", "call", "pub", "sub", "push", "pull", "peers", "socket", "completions"] {
+    for command in
+        ["demo", "serve", "call", "pub", "sub", "push", "pull", "peers", "keys", "socket", "completions"]
+    {
         assert!(help.out.contains(&format!("\n  {command}")), "{command}");
     }
     assert!(!help.out.contains("demo-role"), "the demo's own processes are nobody's business");

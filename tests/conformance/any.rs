@@ -6,8 +6,8 @@ use std::pin::Pin;
 use ripstop::{
     Endpoint, Message,
     socket::{
-        Dealer, Event, Monitor, Options, Pair, Pub, Pull, Push, RecvError, Rep, Req, Router, SendError, Sub,
-        XPub, XSub,
+        ConnectOptions, Dealer, Event, Monitor, Options, Pair, Pub, Pull, Push, RecvError, Rep, Req, Router,
+        SendError, Sub, XPub, XSub,
     },
 };
 
@@ -15,7 +15,7 @@ pub(crate) type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 pub(crate) trait Any: Send + Sync {
     fn bind<'a>(&'a self, endpoint: &'a str) -> Fut<'a, Endpoint>;
-    fn connect(&self, endpoint: &str);
+    fn connect(&self, endpoint: &str, options: ConnectOptions);
     fn monitor(&self) -> Monitor;
     fn close(&self) -> Fut<'_, ()>;
     fn send(&self, message: Message) -> Fut<'_, Result<(), SendError>>;
@@ -29,8 +29,8 @@ macro_rules! any {
             fn bind<'a>(&'a self, endpoint: &'a str) -> Fut<'a, Endpoint> {
                 Box::pin(async move { $type::bind(self, endpoint).await.unwrap() })
             }
-            fn connect(&self, endpoint: &str) {
-                $type::connect(self, endpoint).unwrap();
+            fn connect(&self, endpoint: &str, options: ConnectOptions) {
+                $type::connect_with(self, endpoint, options).unwrap();
             }
             fn monitor(&self) -> Monitor {
                 $type::monitor(self)

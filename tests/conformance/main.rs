@@ -5,6 +5,8 @@
 mod any;
 mod common;
 mod connections;
+#[cfg(feature = "curve")]
+mod curve;
 mod hostile;
 mod pairs;
 mod patterns;

@@ -1,6 +1,9 @@
 //! Every pair of socket types, either side binding, before and after a reconnect.
 
-use ripstop::{Message, socket::Options};
+use ripstop::{
+    Message,
+    socket::{ConnectOptions, Options},
+};
 
 use crate::{
     Transport,
@@ -30,10 +33,19 @@ const MESSAGES: usize = 500;
 on_every_transport!(every_pair, every_pair_after_a_reconnect);
 
 async fn every_pair(transport: Transport) {
+    pairs(transport, &|options| options, &ConnectOptions::new()).await;
+}
+
+/// `secure`: what a listener asks for; `dialling`: how to meet that.
+pub(crate) async fn pairs(
+    transport: Transport,
+    secure: &dyn Fn(Options) -> Options,
+    dialling: &ConnectOptions,
+) {
     for (from, to) in PAIRS {
         for from_binds in [true, false] {
-            let (a, b) = (open(from, options("a")), open(to, options("b")));
-            join(&*a, &*b, from, from_binds, &transport.endpoint()).await;
+            let (a, b) = (open(from, secure(options("a"))), open(to, secure(options("b"))));
+            join(&*a, &*b, from, from_binds, &transport.endpoint(), dialling).await;
             talk((from, &*a), (to, &*b)).await;
             soon(a.close()).await;
             soon(b.close()).await;
@@ -43,12 +55,20 @@ async fn every_pair(transport: Transport) {
 
 /// The binding side is unbound, which ends its connections, and bound again at the same place.
 async fn every_pair_after_a_reconnect(transport: Transport) {
+    pairs_after_a_reconnect(transport, &|options| options, &ConnectOptions::new()).await;
+}
+
+pub(crate) async fn pairs_after_a_reconnect(
+    transport: Transport,
+    secure: &dyn Fn(Options) -> Options,
+    dialling: &ConnectOptions,
+) {
     for (from, to) in PAIRS {
-        let (a, b) = (open(from, options("a")), open(to, options("b")));
-        let at = join(&*a, &*b, from, false, &transport.endpoint()).await;
+        let (a, b) = (open(from, secure(options("a"))), open(to, secure(options("b"))));
+        let at = join(&*a, &*b, from, false, &transport.endpoint(), dialling).await;
         let (mut seen_a, mut seen_b) = (a.monitor(), b.monitor());
         soon(b.close()).await;
-        let b = open(to, options("b"));
+        let b = open(to, secure(options("b")));
         drop(seen_b);
         seen_b = b.monitor();
         prepare(&*b, to);
@@ -71,7 +91,14 @@ fn prepare(socket: &dyn Any, kind: Type) {
 }
 
 /// Binds and connects, and waits until both sides are up and the subscriptions have arrived. Returns where.
-async fn join(a: &dyn Any, b: &dyn Any, from: Type, a_binds: bool, endpoint: &str) -> String {
+async fn join(
+    a: &dyn Any,
+    b: &dyn Any,
+    from: Type,
+    a_binds: bool,
+    endpoint: &str,
+    dialling: &ConnectOptions,
+) -> String {
     for socket in [a, b] {
         // Does nothing for those that do not subscribe.
         socket.subscribe("");
@@ -79,7 +106,7 @@ async fn join(a: &dyn Any, b: &dyn Any, from: Type, a_binds: bool, endpoint: &st
     let (mut seen_a, mut seen_b) = (a.monitor(), b.monitor());
     let (server, client) = if a_binds { (a, b) } else { (b, a) };
     let at = soon(server.bind(endpoint)).await.to_string();
-    client.connect(&at);
+    client.connect(&at, dialling.clone());
     until(&mut seen_a, up).await;
     until(&mut seen_b, up).await;
     subscribed(a, from).await;

@@ -4,6 +4,8 @@
 
 #[cfg(feature = "cli")]
 mod cli_socket;
+#[cfg(feature = "curve")]
+mod curve;
 mod ours;
 mod pairs;
 mod peer;

@@ -1,7 +1,8 @@
 //! Our side: a socket of any type behind one face.
 
 use ripstop::socket::{
-    Dealer, Event, Monitor, Options, Pair, Pub, Pull, Push, Rep, Req, Router, SendError, Sub, XPub, XSub,
+    ConnectOptions, Dealer, Event, Monitor, Options, Pair, Pub, Pull, Push, Rep, Req, Router, SendError, Sub,
+    XPub, XSub,
 };
 use ripstop::{Endpoint, Message};
 
@@ -65,6 +66,10 @@ impl Ours {
 
     pub(crate) fn connect(&self, url: &str) {
         each!(self, socket => socket.connect(url)).unwrap();
+    }
+
+    pub(crate) fn connect_with(&self, url: &str, options: ConnectOptions) {
+        each!(self, socket => socket.connect_with(url, options)).unwrap();
     }
 
     pub(crate) fn monitor(&self) -> Monitor {

@@ -1,6 +1,6 @@
 //! Every socket pair: either side ours, either side binding, thousands of messages in order and none lost.
 
-use ripstop::socket::{Event, Options};
+use ripstop::socket::{ConnectOptions, Event, Options};
 use serde_json::json;
 
 use crate::ours::{Ours, until};
@@ -11,14 +11,29 @@ const MANY: usize = 3000;
 /// Either side can be ours, and either can bind.
 const CASES: [(bool, bool); 4] = [(true, true), (true, false), (false, true), (false, false)];
 
+/// What protects a connection.
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    Null,
+    #[cfg(feature = "curve")]
+    Curve,
+}
+
 /// Our socket and theirs, connected (or about to be).
 async fn meet(
+    how: How,
     ours: &str,
     options: Options,
     theirs: &str,
-    more: serde_json::Value,
+    mut more: serde_json::Value,
     we_bind: bool,
 ) -> Option<(Ours, Peer)> {
+    let (mut options, mut connect) = (options, ConnectOptions::new());
+    #[cfg(feature = "curve")]
+    if how == How::Curve {
+        (options, connect) = crate::curve::protect(options, &mut more, we_bind);
+    }
+    let _ = (how, &mut options, &mut connect, &mut more); // without the feature
     let ours = Ours::new(ours, options);
     if matches!(ours, Ours::Sub(_) | Ours::XSub(_)) {
         ours.subscribe("t").await;
@@ -29,12 +44,12 @@ async fn meet(
         return Some((ours, Peer::connected(theirs, &url, more).await?));
     }
     let peer = Peer::bound(theirs, "tcp://127.0.0.1:*", more).await?;
-    ours.connect(&peer.url);
+    ours.connect_with(&peer.url, connect);
     Some((ours, peer))
 }
 
 /// Requests from one side, echoes from the other.
-async fn there_and_back(asker: &str, answerer: &str, prefix: &[&str], window: usize) {
+async fn there_and_back(how: How, asker: &str, answerer: &str, prefix: &[&str], window: usize) {
     for (we_ask, we_bind) in CASES {
         let (our_kind, their_kind) = if we_ask { (asker, answerer) } else { (answerer, asker) };
         // Two routers know each other by name; nobody else needs one.
@@ -45,7 +60,9 @@ async fn there_and_back(asker: &str, answerer: &str, prefix: &[&str], window: us
             options = options.identity(our_name);
             more = json!({"options": {"IDENTITY": their_name, "ROUTER_MANDATORY": 1}});
         }
-        let Some((ours, mut peer)) = meet(our_kind, options, their_kind, more, we_bind).await else { return };
+        let Some((ours, mut peer)) = meet(how, our_kind, options, their_kind, more, we_bind).await else {
+            return;
+        };
         if we_ask {
             peer.tell("echo", count(MANY)).await;
             ours.ask_all(MANY, prefix, window).await;
@@ -60,11 +77,16 @@ async fn there_and_back(asker: &str, answerer: &str, prefix: &[&str], window: us
 }
 
 /// All in one direction.
-async fn one_way(sender: &str, receiver: &str) {
+async fn one_way(how: How, sender: &str, receiver: &str) {
     for (we_send, we_bind) in CASES {
         let (our_kind, their_kind) = if we_send { (sender, receiver) } else { (receiver, sender) };
-        let more = if matches!(their_kind, "SUB" | "XSUB") { json!({"subscribe": ["t"]}) } else { json!({}) };
-        let ours = meet(our_kind, Options::new(), their_kind, more, we_bind).await;
+        let more = match their_kind {
+            "SUB" | "XSUB" => json!({"subscribe": ["t"]}),
+            // Else it drops what we are too slow for.
+            "PUB" | "XPUB" => json!({"options": {"SNDHWM": 0}}),
+            _ => json!({}),
+        };
+        let ours = meet(how, our_kind, Options::new(), their_kind, more, we_bind).await;
         let Some((ours, mut peer)) = ours else { return };
         if we_send {
             // First of all: a bound libzmq socket sees its peers only while its program calls it.
@@ -96,63 +118,78 @@ async fn one_way(sender: &str, receiver: &str) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn req_rep() {
-    there_and_back("REQ", "REP", &[], 1).await;
+macro_rules! every_pair {
+    ($how:expr) => {
+        use super::{How, one_way, there_and_back};
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn req_rep() {
+            there_and_back($how, "REQ", "REP", &[], 1).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn req_router() {
+            there_and_back($how, "REQ", "ROUTER", &[], 1).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn dealer_rep() {
+            there_and_back($how, "DEALER", "REP", &[""], 64).await;
+            there_and_back($how, "DEALER", "REP", &["hop", "another", ""], 64).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn dealer_router() {
+            there_and_back($how, "DEALER", "ROUTER", &[], 64).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn dealer_dealer() {
+            there_and_back($how, "DEALER", "DEALER", &[], 64).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn router_router() {
+            there_and_back($how, "ROUTER", "ROUTER", &["answerer"], 64).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn pair_pair() {
+            there_and_back($how, "PAIR", "PAIR", &[], 64).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn push_pull() {
+            one_way($how, "PUSH", "PULL").await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn pub_sub() {
+            one_way($how, "PUB", "SUB").await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn pub_xsub() {
+            one_way($how, "PUB", "XSUB").await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn xpub_sub() {
+            one_way($how, "XPUB", "SUB").await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn xpub_xsub() {
+            one_way($how, "XPUB", "XSUB").await;
+        }
+    };
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn req_router() {
-    there_and_back("REQ", "ROUTER", &[], 1).await;
+mod plain {
+    every_pair!(How::Null);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn dealer_rep() {
-    there_and_back("DEALER", "REP", &[""], 64).await;
-    there_and_back("DEALER", "REP", &["hop", "another", ""], 64).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn dealer_router() {
-    there_and_back("DEALER", "ROUTER", &[], 64).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn dealer_dealer() {
-    there_and_back("DEALER", "DEALER", &[], 64).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn router_router() {
-    there_and_back("ROUTER", "ROUTER", &["answerer"], 64).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pair_pair() {
-    there_and_back("PAIR", "PAIR", &[], 64).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn push_pull() {
-    one_way("PUSH", "PULL").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pub_sub() {
-    one_way("PUB", "SUB").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pub_xsub() {
-    one_way("PUB", "XSUB").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn xpub_sub() {
-    one_way("XPUB", "SUB").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn xpub_xsub() {
-    one_way("XPUB", "XSUB").await;
+#[cfg(feature = "curve")]
+mod curve {
+    every_pair!(How::Curve);
 }

@@ -1,5 +1,7 @@
 """A pyzmq socket that does what lines of JSON on standard input say, and answers each with a line.
 
+With "curve" in it, the socket speaks CURVE.
+
 Usage: peer.py '{"type": "DEALER", "bind": URL, "options": {"IDENTITY": "a"}, ...}'; its first line is its endpoint.
 """
 import json
@@ -10,6 +12,7 @@ import threading
 import time
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 signal.alarm(300)  # never outlives a test that hangs
@@ -18,6 +21,22 @@ context = zmq.Context()
 socket = context.socket(getattr(zmq, setup["type"]))
 for name, value in setup.get("options", {}).items():
     socket.set(getattr(zmq, name), value.encode() if isinstance(value, str) else value)
+curve = setup.get("curve", {})  # {"server": SECRET, "allow": [PUBLIC, ...]} or {"to": PUBLIC, "public": …, "secret": …}
+authenticator = None
+if "server" in curve:
+    socket.curve_server = True
+    socket.curve_secretkey = curve["server"].encode()
+    if "allow" in curve:  # asks a ZAP handler, which says whom it was asked about
+        socket.zap_domain = b"test"
+        authenticator = ThreadAuthenticator(context)
+        authenticator.start()
+        allowed = {key.encode() for key in curve["allow"]}
+        callback = type("", (), {"callback": lambda self, domain, key: key in allowed})()
+        authenticator.configure_curve_callback("test", credentials_provider=callback)
+elif curve:
+    socket.curve_serverkey = curve["to"].encode()
+    socket.curve_publickey = curve["public"].encode()
+    socket.curve_secretkey = curve["secret"].encode()
 # These drop what finds no room instead of waiting (RFC 28 and 29), and an asker under load is slower than its echo.
 if setup["type"] in ("PUB", "XPUB", "SUB", "XSUB", "REP", "ROUTER"):
     socket.sndhwm = socket.rcvhwm = 0
@@ -119,4 +138,6 @@ while (command := commands.get()) is not None:
 socket.disable_monitor()
 monitor.close()
 socket.close()  # lingers
+if authenticator:
+    authenticator.stop()
 context.term()

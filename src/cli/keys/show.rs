@@ -76,14 +76,30 @@ fn date(text: &str) -> Option<String> {
 
 /// The serial number of the first certificate of a file, in hex.
 pub(super) fn first_serial(path: &Path) -> Result<String, Failure> {
-    for block in blocks(path)? {
-        if block.label == "CERTIFICATE" {
-            let (_, certificate) =
-                X509Certificate::from_der(&block.contents).map_err(|e| broken(path, &e))?;
-            return Ok(hex(certificate.raw_serial()));
+    first(path, |certificate| hex(certificate.raw_serial()))
+}
+
+/// The first URI that the first certificate of a file names.
+pub(super) fn first_identity(path: &Path) -> Result<Option<String>, Failure> {
+    first(path, |certificate| uris(certificate).into_iter().next())
+}
+
+/// Whether the first certificate of a file is for servers and for clients; one that does not say what it is for is for both.
+pub(super) fn first_is_for_both(path: &Path) -> Result<bool, Failure> {
+    first(path, |certificate| match certificate.extended_key_usage() {
+        Ok(Some(usage)) => usage.value.any || (usage.value.server_auth && usage.value.client_auth),
+        _ => true,
+    })
+}
+
+fn first<T>(path: &Path, of: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, Failure> {
+    match blocks(path)?.iter().find(|block| block.label == "CERTIFICATE") {
+        Some(block) => {
+            let parsed = X509Certificate::from_der(&block.contents);
+            parsed.map(|(_, certificate)| of(&certificate)).map_err(|error| broken(path, &error))
         }
+        None => Err(Failure::failed(format!("{} has no certificate", path.display()))),
     }
-    Err(Failure::failed(format!("{} has no certificate", path.display())))
 }
 
 fn blocks(path: &Path) -> Result<Vec<Pem>, Failure> {
@@ -124,10 +140,6 @@ fn item(path: &Path, block: &Pem) -> Result<Item, Failure> {
 }
 
 fn certificate_item(certificate: &X509Certificate<'_>) -> Item {
-    let ids: Vec<_> = match certificate.subject_alternative_name() {
-        Ok(Some(names)) => names.value.general_names.iter().filter_map(uri).collect(),
-        _ => Vec::new(),
-    };
     let validity = certificate.validity();
     let (from, to) = (time(validity.not_before), time(validity.not_after));
     let now = SystemTime::now();
@@ -137,7 +149,7 @@ fn certificate_item(certificate: &X509Certificate<'_>) -> Item {
         _ => "in its time",
     };
     let fields = vec![
-        ("identity", json!(ids)),
+        ("identity", json!(uris(certificate))),
         ("subject", certificate.subject().to_string().into()),
         ("issuer", certificate.issuer().to_string().into()),
         ("serial", hex(certificate.raw_serial()).into()),
@@ -148,10 +160,14 @@ fn certificate_item(certificate: &X509Certificate<'_>) -> Item {
     Item { what: if certificate.is_ca() { "ca_certificate" } else { "certificate" }, fields }
 }
 
-fn uri(name: &GeneralName<'_>) -> Option<String> {
-    match name {
+fn uris(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let uri = |name: &GeneralName<'_>| match name {
         GeneralName::URI(uri) => Some((*uri).to_owned()),
         _ => None,
+    };
+    match certificate.subject_alternative_name() {
+        Ok(Some(names)) => names.value.general_names.iter().filter_map(uri).collect(),
+        _ => Vec::new(),
     }
 }
 

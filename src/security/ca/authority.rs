@@ -1,6 +1,6 @@
 //! One CA certificate with its key, and what it signs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -45,19 +45,26 @@ impl Authority {
         Ok(Self { pem: certificate.pem(), serial: hex, to, issuer: Issuer::new(params, key) })
     }
 
-    /// One of a file.
+    /// One of a file, with whichever of the keys is its own.
     pub(super) fn read(
         certificate: &CertificateDer<'_>,
         at: &Path,
-        key: &str,
-        key_at: &Path,
+        keys: &[(PathBuf, Zeroizing<String>)],
     ) -> Result<Self, SecurityError> {
         let read = parse(certificate, at)?;
-        let key = KeyPair::from_pem(key)
-            .map_err(|error| wrong(key_at, format!("has no private key that can be used: {error}")))?;
-        if read.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
-            return Err(wrong(key_at, format!("is not the key of the certificate in {}", at.display())));
+        let public = read.public_key().subject_public_key.data.as_ref();
+        let mut own = None;
+        for (path, key) in keys {
+            let key = KeyPair::from_pem(key)
+                .map_err(|error| wrong(path, format!("has no private key that can be used: {error}")))?;
+            if key.public_key_raw() == public {
+                own = Some(key);
+            }
         }
+        let Some(key) = own else {
+            let names: Vec<_> = keys.iter().map(|(path, _)| path.display().to_string()).collect();
+            return Err(wrong(at, format!("has a certificate whose key is not in {}", names.join(" or "))));
+        };
         let to = u64::try_from(read.validity().not_after.timestamp()).unwrap_or(0);
         let to = SystemTime::UNIX_EPOCH + Duration::from_secs(to);
         let serial = hex(read.raw_serial());
