@@ -126,7 +126,7 @@ fn revoke(args: &RevokeArgs, out: &mut Output) -> Result<(), Failure> {
     }
     let (mut ca, _lock) = open(&args.ca.dir)?;
     let now = SystemTime::now();
-    let chosen = choose(&ca, &args.what, now)?;
+    let chosen = choose(&ca, args, now)?;
     for serial in &chosen {
         ca.revoke(serial, now)?;
     }
@@ -149,7 +149,8 @@ fn revoke(args: &RevokeArgs, out: &mut Output) -> Result<(), Failure> {
 }
 
 /// The serial numbers of what is meant.
-fn choose(ca: &Ca, what: &str, now: SystemTime) -> Result<Vec<String>, Failure> {
+fn choose(ca: &Ca, args: &RevokeArgs, now: SystemTime) -> Result<Vec<String>, Failure> {
+    let what = args.what.as_str();
     let path = Path::new(what);
     if path.is_file() {
         let serial = show::first_serial(path)?;

@@ -53,8 +53,14 @@ pub(crate) struct InitArgs {
     pub(crate) days: u32,
 }
 
+const ISSUE: &str = if cfg!(feature = "curve") {
+    "ripstop keys issue [OPTIONS] <SERVICE>\n       ripstop keys issue [OPTIONS] --curve <NAME>"
+} else {
+    "ripstop keys issue [OPTIONS] <SERVICE>"
+};
+
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(override_usage = ISSUE, after_help = "\
 Examples:
   ripstop keys issue billing
   ripstop keys issue billing --renew --days 30
@@ -71,7 +77,7 @@ pub(crate) struct IssueArgs {
     pub(crate) curve: Option<String>,
     /// Directory of a node to enrol the CURVE key at (repeatable)
     #[cfg(feature = "curve")]
-    #[arg(long, value_name = "DIR", requires = "curve")]
+    #[arg(long, value_name = "DIR", conflicts_with = "name")]
     pub(crate) to: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) ca: CaDir,

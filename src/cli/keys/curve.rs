@@ -101,7 +101,7 @@ pub(super) fn revoke(name: &str, args: &RevokeArgs, out: &mut Output) -> Result<
     let dir = &args.ca.dir;
     let (_ca, _lock) = super::open(dir)?;
     let mut names = CurveNames::open(&dir.join(NAMES))?;
-    if !names.remove(name) {
+    if !names.remove(name) && args.to.is_empty() {
         let path = dir.join(NAMES);
         return Err(Failure::failed(format!(
             "{} has no {name}: ripstop keys list shows who is in it",

@@ -57,6 +57,9 @@ pub(super) fn run(dir: &Path, out: &mut Output) -> Result<(), Failure> {
             dir.display(),
             Date(expires)
         ))?;
+        if let Some((key, enrolled)) = curve {
+            out.line(format!("  CURVE: server key {key}, {enrolled} enrolled"))?;
+        }
     }
     out.flush()?;
     warnings.iter().for_each(|warning| remark(format!("warning: {warning}")));
