@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
@@ -342,7 +343,8 @@ fn openssl(place: &Place, lines: &[&str]) -> bool {
             }
             Err(error) => {
                 assert!(std::env::var_os("CI").is_none(), "openssl is needed: {error}");
-                eprintln!("SKIPPED: openssl is not here");
+                // Past the capture of the test harness: a skip that nobody sees is a lie.
+                let _ = writeln!(std::io::stderr(), "SKIPPED: openssl is not here");
                 return false;
             }
         }
