@@ -1,6 +1,8 @@
 //! `ripstop keys`: a CA in a directory, and what it issues.
 
 pub(crate) mod args;
+#[cfg(feature = "curve")]
+mod curve;
 mod show;
 mod verify;
 
@@ -57,9 +59,14 @@ fn init(common: &Common, args: &InitArgs, out: &mut Output) -> Result<(), Failur
 }
 
 fn issue(args: &IssueArgs, out: &mut Output) -> Result<(), Failure> {
+    #[cfg(feature = "curve")]
+    if let Some(name) = &args.curve {
+        return curve::issue(name, args, out);
+    }
+    let name = args.name.as_deref().unwrap_or_default();
     let dir = &args.ca.dir;
     let (mut ca, _lock) = open(dir)?;
-    let to = args.out.clone().unwrap_or_else(|| dir.join(&args.name));
+    let to = args.out.clone().unwrap_or_else(|| dir.join(name));
     let there = ["node.key", "node.pem"].map(|name| to.join(name)).into_iter().find(|path| path.exists());
     if let Some(path) = there.filter(|_| !args.renew) {
         return Err(Failure::usage(format!(
@@ -68,11 +75,11 @@ fn issue(args: &IssueArgs, out: &mut Output) -> Result<(), Failure> {
         )));
     }
     if args.renew {
-        same_service(&to, &args.name)?;
+        same_service(&to, name)?;
     }
     let now = SystemTime::now();
     let wanted = now + DAY * args.days;
-    let issued = ca.issue(&args.name, now - Ca::SKEW, wanted)?;
+    let issued = ca.issue(name, now - Ca::SKEW, wanted)?;
     // The index first: a certificate that is nowhere listed could not be revoked.
     ca.write(dir)?;
     issued.write(&to)?;
@@ -113,9 +120,13 @@ fn same_service(dir: &Path, service: &str) -> Result<(), Failure> {
 }
 
 fn revoke(args: &RevokeArgs, out: &mut Output) -> Result<(), Failure> {
+    #[cfg(feature = "curve")]
+    if let Some(name) = args.what.strip_prefix(curve::PREFIX) {
+        return curve::revoke(name, args, out);
+    }
     let (mut ca, _lock) = open(&args.ca.dir)?;
     let now = SystemTime::now();
-    let chosen = choose(&ca, &args.what, now)?;
+    let chosen = choose(&ca, args, now)?;
     for serial in &chosen {
         ca.revoke(serial, now)?;
     }
@@ -138,7 +149,8 @@ fn revoke(args: &RevokeArgs, out: &mut Output) -> Result<(), Failure> {
 }
 
 /// The serial numbers of what is meant.
-fn choose(ca: &Ca, what: &str, now: SystemTime) -> Result<Vec<String>, Failure> {
+fn choose(ca: &Ca, args: &RevokeArgs, now: SystemTime) -> Result<Vec<String>, Failure> {
+    let what = args.what.as_str();
     let path = Path::new(what);
     if path.is_file() {
         let serial = show::first_serial(path)?;
@@ -237,24 +249,32 @@ fn update<'a>(ca: &Ca, nodes: &'a [PathBuf]) -> (Vec<&'a Path>, Result<(), Failu
 fn list(args: &ListArgs, out: &mut Output) -> Result<(), Failure> {
     let ca = Ca::open(&args.ca.dir)?;
     let now = SystemTime::now();
+    #[cfg(feature = "curve")]
+    let enrolled = curve::enrolled(&args.ca.dir)?;
+    #[cfg(not(feature = "curve"))]
+    let enrolled: Vec<(String, String)> = Vec::new();
     if out.json {
+        let enrolled = enrolled.iter().map(|(name, key)| json!({"identity": name, "public_key": key}));
         return out.value(&json!({
             "fabric": ca.fabric(),
             "expires": rfc3339(ca.expires()),
             "rotating": ca.is_rotating(),
             "certificates": ca.issued().iter().map(|record| describe(&ca, record, now)).collect::<Vec<_>>(),
+            "curve": enrolled.collect::<Vec<_>>(),
         }));
-    }
-    if ca.issued().is_empty() {
-        remark(format!("nothing issued yet: ripstop keys issue SERVICE{}", in_dir(&args.ca.dir)));
-        return Ok(());
     }
     let row = |record: &Record| {
         let state = record.state(now).to_string();
         let state = if ca.is_current(record) { state } else { format!("{state}, old CA") };
         vec![record.service.clone(), state, Date(record.to).to_string(), record.serial.clone()]
     };
-    out.table(&["SERVICE", "STATE", "UNTIL", "SERIAL"], ca.issued().iter().map(row).collect())
+    let enrolled = enrolled.into_iter().map(|(name, key)| vec![name, "enrolled".into(), "-".into(), key]);
+    let rows: Vec<_> = ca.issued().iter().map(row).chain(enrolled).collect();
+    if rows.is_empty() {
+        remark(format!("nothing issued yet: ripstop keys issue SERVICE{}", in_dir(&args.ca.dir)));
+        return Ok(());
+    }
+    out.table(&["SERVICE", "STATE", "UNTIL", "SERIAL"], rows)
 }
 
 fn describe(ca: &Ca, record: &Record, now: SystemTime) -> Value {

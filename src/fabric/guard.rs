@@ -282,7 +282,7 @@ mod with_keys {
     /// Whose CURVE key this is.
     #[cfg(feature = "curve")]
     fn enrolled(keys: &Keys, key: &[u8; 32]) -> Result<Identity, Refusal> {
-        keys.enrolled(&crate::zmtp::curve::PublicKey::from_bytes(*key)).cloned().ok_or(Refusal::UnknownKey)
+        keys.enrolled(&crate::zmtp::curve::PublicKey::from_bytes(*key)).ok_or(Refusal::UnknownKey)
     }
 
     #[cfg(not(feature = "curve"))]

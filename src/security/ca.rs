@@ -16,7 +16,7 @@ use index::Index;
 pub use index::{Record, State};
 
 mod authority;
-mod disk;
+pub(super) mod disk;
 mod index;
 
 const CERTIFICATES: &str = "ca.pem";

@@ -68,6 +68,12 @@ impl Places {
 
 impl Optional {
     /// `None`: it is not there, and need not be.
+    #[cfg(feature = "curve")]
+    pub(super) fn there(&self) -> Result<Option<&Path>, SecurityError> {
+        Ok(self.read()?.map(|(path, _)| path))
+    }
+
+    /// `None`: it is not there, and need not be.
     pub(super) fn read(&self) -> Result<Option<(&Path, Vec<u8>)>, SecurityError> {
         let Some(path) = self.path.as_deref() else { return Ok(None) };
         match read(path) {

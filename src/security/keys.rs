@@ -12,11 +12,11 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
-use webpki::{BorrowedCertRevocationList, CertRevocationList};
+use webpki::{BorrowedCertRevocationList, CertRevocationList, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::files::{self, Places, wrong};
-use super::trust::{Dialled, Members, Trust, identity_of};
+use super::trust::{Dialled, Members, Trust, identity_of, unix};
 use super::{Identity, Refusal, SecurityError};
 use crate::config::SecurityConfig;
 
@@ -39,7 +39,7 @@ pub struct Keys {
     /// For any member; copied for each service.
     client: ClientConfig,
     #[cfg(feature = "curve")]
-    curve: super::curve::Enrolled,
+    curve: Curve,
     /// Of everything that was read.
     print: u64,
     /// Of our own certificate and the trust anchors.
@@ -81,6 +81,7 @@ impl Keys {
             return Err(wrong(&places.cert, format!("is for {identity}, and a node is a service")));
         };
         let trust = Trust {
+            ends: anchors.iter().map(|der| not_after(der).unwrap_or(SystemTime::UNIX_EPOCH)).collect(),
             anchors: anchors
                 .iter()
                 .map(anchor)
@@ -109,7 +110,7 @@ impl Keys {
         })?;
         let own = Arc::new(SingleCertAndKey::from(own));
         #[cfg(feature = "curve")]
-        let curve = super::curve::Enrolled::read(places, &mut print)?;
+        let curve = Curve::read(places, &mut print)?;
         let server = Arc::new(server_config(&provider, &trust, &own)?);
         let client = client_config(provider, &trust, own)?;
         Ok(Self {
@@ -139,7 +140,10 @@ impl Keys {
     /// # }
     /// ```
     pub fn check_own(&self, now: SystemTime) -> Result<(), Refusal> {
-        self.trust.check(&self.chain, now).map(drop)
+        // It serves and it dials.
+        self.trust.verify(&self.chain, unix(now), KeyUsage::server_auth())?;
+        self.trust.verify(&self.chain, unix(now), KeyUsage::client_auth())?;
+        self.trust.identify(&self.chain).map(drop)
     }
 
     /// The service that our certificate names.
@@ -243,8 +247,8 @@ impl Keys {
     /// # }
     /// ```
     #[cfg(feature = "curve")]
-    pub fn enrolled(&self, key: &crate::zmtp::curve::PublicKey) -> Option<&Identity> {
-        self.curve.names.get(key.as_bytes())
+    pub fn enrolled(&self, key: &crate::zmtp::curve::PublicKey) -> Option<Identity> {
+        Identity::curve(self.curve.names.name_of(key.as_bytes())?).ok()
     }
 
     /// Changes with our own certificate and with the CAs that are trusted: what connections stand on.
@@ -255,6 +259,35 @@ impl Keys {
     /// The same files make the same print.
     pub(super) fn print(&self) -> u64 {
         self.print
+    }
+}
+
+/// Who we are to those who speak CURVE, and who they are to us.
+#[cfg(feature = "curve")]
+struct Curve {
+    own: Option<Arc<crate::zmtp::curve::KeyPair>>,
+    names: super::CurveNames,
+}
+
+#[cfg(feature = "curve")]
+impl Curve {
+    fn read(places: &Places, print: &mut impl Hasher) -> Result<Self, SecurityError> {
+        let own = match places.curve_key.there()? {
+            Some(path) => super::read_curve_key(path)?,
+            None => None,
+        };
+        let names = match places.curve_names.there()? {
+            Some(path) => super::CurveNames::open(path)?,
+            None => super::CurveNames::default(),
+        };
+        if let Some(own) = &own {
+            print.write(own.public().as_bytes());
+        }
+        for (name, key) in names.iter() {
+            print.write(name.as_bytes());
+            print.write(key.as_bytes());
+        }
+        Ok(Self { own: own.map(Arc::new), names })
     }
 }
 

@@ -34,6 +34,8 @@ mod trust;
 pub use authorise::{AuthRequest, Authoriser, BoxFuture, Verdict};
 #[cfg(feature = "tls")]
 pub use ca::{Ca, Issued, Record, State};
+#[cfg(all(feature = "tls", feature = "curve"))]
+pub use curve::{CurveNames, make_curve_key, read_curve_key};
 pub use error::{Refusal, SecurityError};
 pub use identity::{Identity, IdentityError};
 #[cfg(feature = "tls")]

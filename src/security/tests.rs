@@ -222,6 +222,19 @@ async fn every_stranger_is_refused_and_both_sides_say_why() {
         says(&client, why);
         says(&server, told);
     }
+    // A CA that is over has no members.
+    let mut params = ca_params("old CA");
+    params.not_after = (now - DAY).into();
+    let key = KeyPair::generate().unwrap();
+    let old_pem = params.self_signed(&key).unwrap().pem();
+    let old = Authority {
+        issuer: Issuer::new(params, key),
+        pem: old_pem.clone() + &root.pem,
+        between: String::new(),
+    };
+    let both = root.issue(leaf(PRICING));
+    fs::write(both.path().join("ca.pem"), root.pem.clone() + &old_pem).unwrap();
+    says(&dial(&load(&old.issue(leaf(BILLING))), &load(&both)).await.1, "expired on 20");
     // A member, but not the one that was dialled.
     let billing = load(&root.issue(leaf(BILLING)));
     let (client, server) = dial(&pricing, &billing).await;

@@ -21,6 +21,8 @@ use super::{Identity, Refusal};
 #[derive(Debug)]
 pub(super) struct Trust {
     pub(super) anchors: Vec<TrustAnchor<'static>>,
+    /// When each of them is over, which webpki leaves to us.
+    pub(super) ends: Vec<SystemTime>,
     /// An issuer without a list here has revoked nothing; a list past its next update still counts.
     pub(super) lists: Vec<CertRevocationList<'static>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
@@ -40,8 +42,7 @@ impl ExtendedKeyUsageValidator for AnyUse {
 impl Trust {
     /// Whose certificate this is, if it is good for our fabric now. Its use was looked at when the connection began.
     pub(super) fn check(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Identity, Refusal> {
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.verify(chain, UnixTime::since_unix_epoch(since), AnyUse)?;
+        self.verify(chain, unix(now), AnyUse)?;
         self.identify(chain)
     }
 
@@ -74,8 +75,16 @@ impl Trust {
                 .build()
         });
         let algorithms = self.algorithms.all;
+        let living = |path: &webpki::VerifiedPath<'_>| {
+            let at = self.anchors.iter().position(|anchor| anchor == path.anchor());
+            match at.and_then(|at| self.ends.get(at)) {
+                Some(end) if unix(*end) >= now => Ok(()),
+                Some(end) => Err(webpki::Error::CertExpired { time: now, not_after: unix(*end) }),
+                None => Err(webpki::Error::UnknownIssuer),
+            }
+        };
         certificate
-            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, revocation, None)
+            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, revocation, Some(&living))
             .map(drop)
             .map_err(|error| refusal(&error))
     }
@@ -92,6 +101,10 @@ pub(super) fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, 
         return Err(none("it has more than one URI among its names"));
     }
     name.parse().map_err(|error| Refusal::NoIdentity { reason: format!("{name}: {error}") })
+}
+
+pub(super) fn unix(time: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 fn time(time: UnixTime) -> SystemTime {
@@ -117,9 +130,6 @@ fn refusal(error: &webpki::Error) -> Refusal {
 
 /// In the words of TLS, so that the peer hears by an alert what is wrong, as far as alerts can tell.
 fn alert(refusal: Refusal, now: UnixTime) -> Error {
-    let unix = |time: SystemTime| {
-        UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-    };
     Error::InvalidCertificate(match refusal {
         Refusal::NoCertificate => return Error::NoCertificatesPresented,
         Refusal::Expired { on } => CertificateError::ExpiredContext { time: now, not_after: unix(on) },

@@ -53,24 +53,41 @@ pub(crate) struct InitArgs {
     pub(crate) days: u32,
 }
 
+const ISSUE: &str = if cfg!(feature = "curve") {
+    "ripstop keys issue [OPTIONS] <SERVICE>\n       ripstop keys issue [OPTIONS] --curve <NAME>"
+} else {
+    "ripstop keys issue [OPTIONS] <SERVICE>"
+};
+
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(override_usage = ISSUE, after_help = "\
 Examples:
   ripstop keys issue billing
-  ripstop keys issue billing --renew --days 30")]
+  ripstop keys issue billing --renew --days 30
+  ripstop keys issue --curve reports --to keys/billing")]
 pub(crate) struct IssueArgs {
     /// Service that it is for; each node of a service may have its own
     #[arg(value_name = "SERVICE")]
-    pub(crate) name: String,
+    #[cfg_attr(feature = "curve", arg(required_unless_present = "curve"))]
+    #[cfg_attr(not(feature = "curve"), arg(required = true))]
+    pub(crate) name: Option<String>,
+    /// Make a CURVE key instead, for a client that speaks ZeroMQ and no TLS, and enrol it under this name
+    #[cfg(feature = "curve")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["name", "days"])]
+    pub(crate) curve: Option<String>,
+    /// Directory of a node to enrol the CURVE key at (repeatable)
+    #[cfg(feature = "curve")]
+    #[arg(long, value_name = "DIR", conflicts_with = "name")]
+    pub(crate) to: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) ca: CaDir,
-    /// Directory to write, security.dir of the node [default: SERVICE in the directory of the CA]
+    /// Directory to write: security.dir of the node [default: SERVICE, or curve/NAME, in the directory of the CA]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Days that the certificate is valid
     #[arg(long, value_name = "N", default_value_t = 90, value_parser = value_parser!(u32).range(DAYS))]
     pub(crate) days: u32,
-    /// Replace the key and the certificate that are in the directory
+    /// Replace the key, and the certificate, that are in the directory
     #[arg(long)]
     pub(crate) renew: bool,
 }
@@ -101,12 +118,12 @@ Examples:
 Nodes refuse the holder as soon as crl.pem in their directory is replaced: --to does it for those on this machine, \
 copy it to the others.")]
 pub(crate) struct RevokeArgs {
-    /// Service (all its certificates), serial number, or certificate file
-    #[arg(value_name = "SERVICE|SERIAL|FILE")]
+    /// Service (all its certificates), serial number, certificate file, or curve:NAME
+    #[arg(value_name = "WHAT")]
     pub(crate) what: String,
     #[command(flatten)]
     pub(crate) ca: CaDir,
-    /// Directory of a node to bring crl.pem and ca.pem up to date in (repeatable)
+    /// Directory of a node to bring up to date (repeatable)
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Vec<PathBuf>,
 }

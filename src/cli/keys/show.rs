@@ -16,7 +16,8 @@ use super::{Date, rfc3339};
 use crate::{exit::Failure, output::Output};
 
 /// What is looked at in a directory.
-const NAMES: [&str; 6] = ["node.pem", "node.key", "ca.pem", "ca.key", "ca.old.key", "crl.pem"];
+const NAMES: [&str; 8] =
+    ["node.pem", "node.key", "ca.pem", "ca.key", "ca.old.key", "crl.pem", "curve.key", "curve.toml"];
 /// No key file is longer.
 const LONGEST: u64 = 64 << 20;
 
@@ -119,6 +120,10 @@ fn blocks(path: &Path) -> Result<Vec<Pem>, Failure> {
 }
 
 fn items(path: &Path) -> Result<Vec<Item>, Failure> {
+    let name = path.file_name().unwrap_or_default();
+    if name == "curve.key" || name == "curve.toml" {
+        return curve_item(path).map(|item| vec![item]);
+    }
     blocks(path)?.iter().map(|block| item(path, block)).collect()
 }
 
@@ -184,6 +189,27 @@ fn list_item(list: &CertificateRevocationList<'_>) -> Item {
         ("revoked", if revoked.is_empty() { "none".into() } else { json!(revoked) }),
     ];
     Item { what: "revocation_list", fields }
+}
+
+#[cfg(feature = "curve")]
+fn curve_item(path: &Path) -> Result<Item, Failure> {
+    use ripstop::security::{CurveNames, read_curve_key};
+    if path.extension().is_some_and(|extension| extension == "toml") {
+        let names = CurveNames::open(path)?;
+        let mut list: Vec<_> = names.iter().map(|(name, key)| format!("{name} {key}")).collect();
+        list.sort_unstable();
+        return Ok(Item { what: "CURVE_names", fields: vec![("enrolled", json!(list))] });
+    }
+    let keys = read_curve_key(path)?;
+    let keys = keys.ok_or_else(|| Failure::failed(format!("{} does not exist", path.display())))?;
+    let mut fields = private(path);
+    fields.push(("public", keys.public().to_string().into()));
+    Ok(Item { what: "CURVE_secret_key", fields })
+}
+
+#[cfg(not(feature = "curve"))]
+fn curve_item(path: &Path) -> Result<Item, Failure> {
+    Err(Failure::failed(format!("{}: this program was built without the feature curve", path.display())))
 }
 
 /// Not a word of the key itself.

@@ -34,6 +34,10 @@ pub(super) fn run(dir: &Path, out: &mut Output) -> Result<(), Failure> {
         let what = "is not for both servers and clients (extended key usage), and a node is both: have one issued that is";
         return Err(Failure::failed(format!("{}: {what}", certificate.display())));
     }
+    #[cfg(feature = "curve")]
+    let curve = super::curve::check(dir).map_err(wrong)?;
+    #[cfg(not(feature = "curve"))]
+    let curve: Option<(String, usize)> = None;
     let warnings = warnings(&keys, dir, now);
     let expires = keys.expires();
     let days = expires.duration_since(now).map_or(0, |left| left.as_secs() / DAY.as_secs());
@@ -43,6 +47,7 @@ pub(super) fn run(dir: &Path, out: &mut Output) -> Result<(), Failure> {
             "identity": keys.identity().to_string(),
             "expires": rfc3339(expires),
             "days_left": days,
+            "curve_server_key": curve.as_ref().map(|(key, _)| key),
             "warnings": warnings,
         }))?;
     } else {
@@ -52,6 +57,9 @@ pub(super) fn run(dir: &Path, out: &mut Output) -> Result<(), Failure> {
             dir.display(),
             Date(expires)
         ))?;
+        if let Some((key, enrolled)) = curve {
+            out.line(format!("  CURVE: server key {key}, {enrolled} enrolled"))?;
+        }
     }
     out.flush()?;
     warnings.iter().for_each(|warning| remark(format!("warning: {warning}")));

@@ -7,7 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::super::files;
-pub(super) use super::super::files::wrong;
+pub(in crate::security) use super::super::files::wrong;
 use crate::security::SecurityError;
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecurityError {
@@ -16,7 +16,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Securi
 }
 
 /// Makes a directory, and those above it, for the owner alone. What is there already keeps its mode.
-pub(super) fn make_dir(dir: &Path) -> Result<(), SecurityError> {
+pub(in crate::security) fn make_dir(dir: &Path) -> Result<(), SecurityError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -26,7 +26,7 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), SecurityError> {
 
 /// Puts a file in the place of whatever has its name, in one step: a reader sees the old one or the new one, whole. Its mode
 /// is 0600 from the first byte on.
-pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), SecurityError> {
+pub(in crate::security) fn put(path: &Path, bytes: &[u8]) -> Result<(), SecurityError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let written = tempfile::Builder::new().prefix(".ripstop-").tempfile_in(dir).and_then(|mut file| {
         file.write_all(bytes)?;
@@ -37,12 +37,12 @@ pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), SecurityError> {
 }
 
 /// `None`: there is no such file.
-pub(super) fn get(path: &Path) -> Result<Option<String>, SecurityError> {
+pub(in crate::security) fn get(path: &Path) -> Result<Option<String>, SecurityError> {
     there(files::read(path))?.map(|bytes| String::from_utf8(bytes).map_err(|_| no_text(path))).transpose()
 }
 
 /// The same for a private key: it is refused when others can read it.
-pub(super) fn get_secret(path: &Path) -> Result<Option<Zeroizing<String>>, SecurityError> {
+pub(in crate::security) fn get_secret(path: &Path) -> Result<Option<Zeroizing<String>>, SecurityError> {
     let text = |bytes: Zeroizing<Vec<u8>>| match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
         Err(_) => Err(no_text(path)),

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // the helpers are tests, too
+
 use std::time::UNIX_EPOCH;
 
 use super::*;
