@@ -22,6 +22,7 @@
 mod boxes;
 mod handshake;
 mod keys;
+mod salsa;
 #[cfg(test)]
 mod tests;
 mod traffic;
