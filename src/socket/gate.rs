@@ -108,6 +108,7 @@ impl Gate {
     /// Counts a limit that was hit, and now and then logs it.
     pub(crate) fn limited(&self, limit: Limit, remote: &str, now: Instant) {
         limit.count();
+        tracing::debug!(limit = limit.reason(), remote, "limited");
         let mut state = lock(&self.state);
         let (since, times) = state.warned.entry(limit).or_insert((now, 0));
         let first = *times == 0;

@@ -1,0 +1,303 @@
+//! A process that is attacked: what it says, what it takes of memory and processor, and a good client that it has to
+//! serve meanwhile.
+
+#![allow(dead_code, clippy::unwrap_used)] // shared by several test programs
+
+use std::future::Future;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use ripstop::Node;
+
+/// Nothing that is waited for takes longer, unless it hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Calls of which the quiet p99 is taken.
+const CALLS: usize = 400;
+/// A virtual machine's processors go away for milliseconds at a time, and the attacker, other tests and other programs
+/// run on the same two: below this a p99 says nothing about us.
+pub(crate) const FLOOR: Duration = Duration::from_millis(50);
+
+/// Tests that measure take turns.
+pub(crate) async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    ALONE.lock().await
+}
+
+/// Lines that a process has said.
+#[derive(Default)]
+struct Said {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Said {
+    fn listen(self: &Arc<Self>, stream: impl std::io::Read + Send + 'static) {
+        let this = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                this.lines.lock().unwrap().push(line);
+                this.more.notify_all();
+            }
+        });
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.lines.lock().unwrap().iter().filter(|line| line.contains(what)).count()
+    }
+
+    /// Waits until `times` lines have said so; returns the last.
+    fn wait(&self, what: &str, times: usize) -> String {
+        self.wait_for(what, times, |line| line.contains(what))
+    }
+
+    fn wait_for(&self, what: &str, times: usize, says: impl Fn(&str) -> bool) -> String {
+        let began = Instant::now();
+        let mut lines = self.lines.lock().unwrap();
+        loop {
+            let mut found = lines.iter().filter(|line| says(line));
+            if let Some(line) = found.nth(times.saturating_sub(1)) {
+                return line.clone();
+            }
+            let left = PATIENCE.saturating_sub(began.elapsed());
+            let said = lines.iter().filter(|line| says(line)).count();
+            let tail: Vec<_> = lines.iter().rev().take(20).rev().collect();
+            assert!(!left.is_zero(), "`{what}` was said {said} times, not {times}; last: {tail:#?}");
+            lines = self.more.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+}
+
+/// The process; killed when dropped.
+pub(crate) struct Victim {
+    child: Child,
+    pub(crate) stdin: Option<ChildStdin>,
+    out: Arc<Said>,
+    log: Arc<Said>,
+    _place: tempfile::TempDir,
+}
+
+impl Victim {
+    /// Starts `ripstop` with these arguments, `environment` beside, and this many descriptors at most.
+    pub(crate) fn start(args: &[&str], environment: &[(&str, &str)], descriptors: Option<u32>) -> Self {
+        Self::run(env!("CARGO_BIN_EXE_ripstop"), args, environment, descriptors)
+    }
+
+    /// The same with this test program itself, playing the role that the test `name` describes.
+    pub(crate) fn role(name: &str, environment: &[(&str, &str)]) -> Self {
+        let this = std::env::current_exe().unwrap();
+        let environment = [environment, &[("RIPSTOP_TEST_ROLE", name)]].concat();
+        let args = ["--exact", name, "--nocapture", "--test-threads", "1"];
+        Self::run(this.to_str().unwrap(), &args, &environment, None)
+    }
+
+    /// Whether this process is to play the role `name`.
+    pub(crate) fn is_role(name: &str) -> bool {
+        std::env::var("RIPSTOP_TEST_ROLE").is_ok_and(|role| role == name)
+    }
+
+    fn run(program: &str, args: &[&str], environment: &[(&str, &str)], descriptors: Option<u32>) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
+        command.args(["-c", &format!("{limit}exec \"$0\" \"$@\""), program]).args(args);
+        command.current_dir(place.path()).env("RIPSTOP_RUNTIME_DIR", place.path());
+        command.env("RUST_LOG", "warn,ripstop::socket=debug").env("NO_COLOR", "1");
+        command.envs(environment.iter().copied());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (out, log) = (Arc::new(Said::default()), Arc::new(Said::default()));
+        out.listen(child.stdout.take().unwrap());
+        log.listen(child.stderr.take().unwrap());
+        Self { stdin: child.stdin.take(), child, out, log, _place: place }
+    }
+
+    /// Waits for a line of standard output that contains `what`.
+    pub(crate) fn hear(&self, what: &str) -> String {
+        self.out.wait(what, 1)
+    }
+
+    pub(crate) fn hear_times(&self, what: &str, times: usize) -> String {
+        self.out.wait(what, times)
+    }
+
+    /// The first `tcp://` address that it says, on either stream.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let began = Instant::now();
+        loop {
+            for said in [&self.out, &self.log] {
+                let lines = said.lines.lock().unwrap();
+                let found = lines.iter().find_map(|line| Some(line.split_once("tcp://")?.1.to_owned()));
+                if let Some(rest) = found {
+                    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+                    return rest[..end.unwrap_or(rest.len())].parse().unwrap();
+                }
+            }
+            assert!(began.elapsed() < PATIENCE, "no address: {:?}", self.log.lines.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until its log has said this so often.
+    pub(crate) fn logged(&self, what: &str, times: usize) {
+        self.log.wait(what, times);
+    }
+
+    /// Waits until one line of its log has said of this peer what happened to it.
+    pub(crate) fn logged_of(&self, peer: SocketAddr, what: &str) {
+        let peer = format!("\"{peer}\"");
+        self.log
+            .wait_for(&format!("{what} of {peer}"), 1, |line| line.contains(&peer) && line.contains(what));
+    }
+
+    pub(crate) fn log_count(&self, what: &str) -> usize {
+        self.log.count(what)
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        stdin.write_all(line.as_bytes()).unwrap();
+        stdin.flush().unwrap();
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        memory(self.id(), "VmRSS")
+    }
+
+    /// The most that it has ever been, in KiB.
+    pub(crate) fn peak(&self) -> u64 {
+        memory(self.id(), "VmHWM")
+    }
+
+    /// Processor time since its start.
+    pub(crate) fn cpu(&self) -> Duration {
+        cpu(self.id())
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn memory(process: u32, what: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+pub(crate) fn cpu(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10) // USER_HZ is 100 wherever Linux runs
+}
+
+/// A node of the command line that echoes, and a good client that is linked to it.
+pub(crate) struct Host {
+    pub(crate) victim: Victim,
+    pub(crate) address: SocketAddr,
+    pub(crate) good: Node,
+    /// p99 of the good client's calls before anything happened.
+    pub(crate) quiet: Duration,
+}
+
+pub(crate) const METHOD: &str = "hello.echo";
+
+impl Host {
+    pub(crate) async fn start(environment: &[(&str, &str)]) -> Self {
+        Self::with(environment, None).await
+    }
+
+    pub(crate) async fn with(environment: &[(&str, &str)], descriptors: Option<u32>) -> Self {
+        Self::of(Victim::start(&["serve", METHOD, "--echo", "--concurrency", "64"], environment, descriptors))
+            .await
+    }
+
+    /// Any process that says where it listens and serves the method.
+    pub(crate) async fn of(victim: Victim) -> Self {
+        let address = victim.address();
+        let good = good(address).await;
+        let mut quiet = Latencies::default();
+        quiet.calls(&good, CALLS).await;
+        let quiet = quiet.p99();
+        Self { victim, address, good, quiet }
+    }
+
+    /// Runs the attack. All the while the good client calls: each call has to succeed, and the p99 of those during the
+    /// attack (of a short attack the slowest) has to stay under twice the quiet one, or [`FLOOR`] if that is more.
+    pub(crate) async fn attacked<T: Send + 'static>(
+        &self,
+        attack: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let attack = tokio::spawn(attack);
+        let mut during = Latencies::default();
+        while !attack.is_finished() || during.0.is_empty() {
+            during.calls(&self.good, 1).await;
+        }
+        let done = attack.await.unwrap();
+        let allowed = (2 * self.quiet).max(FLOOR);
+        let p99 = during.p99();
+        println!("{} calls; p99 {:?} quiet, {p99:?} during the attack", during.0.len(), self.quiet);
+        assert!(p99 < allowed, "p99 {p99:?} during the attack, {:?} without", self.quiet);
+        // And it goes on.
+        during.calls(&self.good, 10).await;
+        done
+    }
+
+    /// And somebody new is served too.
+    pub(crate) async fn takes_newcomers(&self) -> Duration {
+        let began = Instant::now();
+        good(self.address).await;
+        began.elapsed()
+    }
+}
+
+/// A node that knows one address, linked to it.
+pub(crate) async fn good(address: SocketAddr) -> Node {
+    let endpoint = format!("tcp://{address}").parse().unwrap();
+    let node = Node::builder("good").local(false).mdns(false).peer("hello", endpoint, &["hello"]);
+    let node = node.start().await.unwrap();
+    let echo: u64 = node.call(METHOD, &7u64).await.unwrap();
+    assert_eq!(echo, 7);
+    node
+}
+
+#[derive(Default)]
+pub(crate) struct Latencies(pub(crate) Vec<Duration>);
+
+impl Latencies {
+    pub(crate) async fn calls(&mut self, node: &Node, count: usize) {
+        for n in 0..count {
+            let began = Instant::now();
+            let echo: Result<u64, _> = node.call(METHOD, &(n as u64)).await;
+            assert_eq!(echo.expect("a good client's call failed"), n as u64);
+            self.0.push(began.elapsed());
+        }
+    }
+
+    pub(crate) fn p99(&self) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort();
+        sorted[sorted.len() * 99 / 100]
+    }
+}
