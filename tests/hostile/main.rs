@@ -22,3 +22,35 @@ mod subscriptions;
 
 /// KiB in a MiB, which is what memory is measured in here.
 const MIB: u64 = 1024;
+
+/// Does the work for each number, some of them at the same time; it is no test of how many tasks can run here.
+async fn each<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    count: usize,
+    work: impl Fn(usize) -> F,
+) -> Vec<T> {
+    let mut done = Vec::new();
+    for some in (0..count).collect::<Vec<_>>().chunks(50) {
+        let tasks: Vec<_> = some.iter().map(|n| tokio::spawn(work(*n))).collect();
+        for task in tasks {
+            done.push(task.await.unwrap());
+        }
+    }
+    done
+}
+
+/// What a victim's memory grows by, at its highest.
+struct Growth(u64);
+
+impl Growth {
+    fn of(host: &victim::Host) -> Self {
+        Self(host.victim.peak())
+    }
+
+    /// `most` in KiB.
+    fn is_under(&self, host: &victim::Host, most: u64) {
+        let peak = host.victim.peak();
+        let grown = peak - self.0;
+        println!("memory: {} KiB before, {peak} KiB at most, {grown} KiB more", self.0);
+        assert!(grown < most, "{grown} KiB more");
+    }
+}

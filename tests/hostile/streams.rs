@@ -1,6 +1,7 @@
 //! Bytes that are no ZMTP, are cut off, or say what is not allowed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -9,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::raw::{
     call, closed, command, dial, frame, greeting, header, hello, property, read_message, ready, shake, shaken,
 };
-use crate::victim::{Host, METHOD, alone};
+use crate::victim::{Host, METHOD, alone, good};
 
 /// Closed by the victim: an honest refusal takes milliseconds, a handshake's whole time is 5 s.
 const SOON: Duration = Duration::from_secs(3);
@@ -29,10 +30,10 @@ async fn is_answered(stream: &mut TcpStream) {
 async fn a_conversation_is_cut_at_every_point() {
     let _turn = alone().await;
     let mut host = Host::start(&[]).await;
-    let (to, good) = (host.address, host.good.clone());
-    let stream = good_call();
-    let points = stream.len() - 1;
-    host.attacked(async move {
+    let to = host.address;
+    let points = good_call().len() - 1;
+    host.attacked(|| async move {
+        let (good, stream) = (good(to).await, good_call());
         // In waves: between the halves of all of them the victim answers a call, so that it has seen the first ones.
         for wave in (1..=points).collect::<Vec<_>>().chunks(32) {
             let mut halves = Vec::new();
@@ -95,13 +96,16 @@ async fn nonsense_is_refused() {
         }
         noise.push(bytes);
     }
-    let all = noise.len();
-    host.attacked(async move {
-        for (n, bytes) in noise.iter().enumerate() {
-            let mut peer = dial(to, n % 20).await;
-            // It may be refused while it is still talking.
-            let _ = peer.write_all(bytes).await;
-            assert!(closed(&mut peer, SOON).await, "`{}` is still listened to", bytes.escape_ascii());
+    let (all, noise) = (noise.len(), Arc::new(noise));
+    host.attacked(|| {
+        let noise = noise.clone();
+        async move {
+            for (n, bytes) in noise.iter().enumerate() {
+                let mut peer = dial(to, n % 20).await;
+                // It may be refused while it is still talking.
+                let _ = peer.write_all(bytes).await;
+                assert!(closed(&mut peer, SOON).await, "`{}` is still listened to", bytes.escape_ascii());
+            }
         }
     })
     .await;
@@ -166,16 +170,20 @@ async fn bad_handshakes_are_refused_with_the_reason() {
         ("bad PING", up(&command("PING", &[0]))),
         ("bad ", up(&command("READY", &named("x")[..3]))),
     ];
+    let crimes = Arc::new(crimes);
     let culprits: Vec<(&str, SocketAddr)> = host
-        .attacked(async move {
-            let mut culprits = Vec::new();
-            for (n, (reason, bytes)) in crimes.iter().enumerate() {
-                let mut peer = dial(to, n).await;
-                peer.write_all(bytes).await.unwrap();
-                assert!(closed(&mut peer, SOON).await, "{reason}: still open");
-                culprits.push((*reason, peer.local_addr().unwrap()));
+        .attacked(|| {
+            let crimes = crimes.clone();
+            async move {
+                let mut culprits = Vec::new();
+                for (n, (reason, bytes)) in crimes.iter().enumerate() {
+                    let mut peer = dial(to, n).await;
+                    peer.write_all(bytes).await.unwrap();
+                    assert!(closed(&mut peer, SOON).await, "{reason}: still open");
+                    culprits.push((*reason, peer.local_addr().unwrap()));
+                }
+                culprits
             }
-            culprits
         })
         .await;
     for (reason, culprit) in culprits {
@@ -192,7 +200,7 @@ async fn a_message_that_never_ends_reaches_nobody() {
     let _turn = alone().await;
     let mut host = Host::start(&[]).await;
     let to = host.address;
-    host.attacked(async move {
+    host.attacked(|| async move {
         let whole = call(METHOD, &[7]);
         for cut in 1..whole.len() {
             let mut peer = shaken(to, cut, "DEALER").await;
