@@ -77,7 +77,7 @@ impl Said {
 /// The process; killed when dropped.
 pub(crate) struct Victim {
     child: Child,
-    pub(crate) stdin: Option<ChildStdin>,
+    pub(crate) stdin: Arc<Mutex<ChildStdin>>,
     out: Arc<Said>,
     log: Arc<Said>,
     _place: tempfile::TempDir,
@@ -115,7 +115,8 @@ impl Victim {
         let (out, log) = (Arc::new(Said::default()), Arc::new(Said::default()));
         out.listen(child.stdout.take().unwrap());
         log.listen(child.stderr.take().unwrap());
-        Self { stdin: child.stdin.take(), child, out, log, _place: place }
+        let stdin = Arc::new(Mutex::new(child.stdin.take().unwrap()));
+        Self { stdin, child, out, log, _place: place }
     }
 
     /// Waits for a line of standard output that contains `what`.
@@ -170,10 +171,8 @@ impl Victim {
         self.log.count(what)
     }
 
-    pub(crate) fn tell(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().unwrap();
-        stdin.write_all(line.as_bytes()).unwrap();
-        stdin.flush().unwrap();
+    pub(crate) fn tell(&self, line: &str) {
+        tell(&self.stdin, line);
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -211,6 +210,13 @@ impl Drop for Victim {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Writes to a process's standard input.
+pub(crate) fn tell(stdin: &Mutex<ChildStdin>, line: &str) {
+    let mut stdin = stdin.lock().unwrap();
+    stdin.write_all(line.as_bytes()).unwrap();
+    stdin.flush().unwrap();
 }
 
 pub(crate) fn memory(process: u32, what: &str) -> u64 {

@@ -106,7 +106,11 @@ impl Subscriptions {
             let entry = entries.remove(index);
             // What is published from now on and not subscribed is not missed by a later subscription.
             for heard in feeds.heard.values_mut() {
-                heard.retain(|subject, _| entries.iter().any(|entry| entry.pattern.matches(subject)));
+                // Only what this one matched: all entries against all subjects would take minutes for thousands.
+                heard.retain(|subject, _| {
+                    !entry.pattern.matches(subject)
+                        || entries.iter().any(|other| other.pattern.matches(subject))
+                });
             }
             drop(entries);
             feeds.all.values().for_each(|feed| tell(&feed.pipe, false, [entry.pattern.prefix()]));
