@@ -6,7 +6,7 @@
 //! Everything stays on loopback. The tests take turns, because they measure.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // in tests a panic is the report; clippy.toml allows it within test functions only
+#![allow(clippy::unwrap_used, clippy::expect_used)] // in tests a panic is the report; clippy.toml allows it within test functions only
 
 #[path = "../common/raw.rs"]
 mod raw;
