@@ -164,6 +164,34 @@ pub enum DecodeReason {
     Mismatch(String),
 }
 
+impl DecodeReason {
+    /// A short label that never changes: the `reason` of `ripstop_bodies_refused_total`. One of `malformed`,
+    /// `claims-too-much`, `too-deep`, `too-many`, `too-long`, `mismatch` and `version`.
+    ///
+    /// ```
+    /// use ripstop::envelope::DecodeReason;
+    ///
+    /// assert_eq!(DecodeReason::TooDeep { limit: 64 }.label(), "too-deep");
+    /// ```
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Empty
+            | Self::Truncated
+            | Self::Trailing(_)
+            | Self::NotMessagePack
+            | Self::NotUtf8
+            | Self::Frames(_)
+            | Self::Subject(_) => "malformed",
+            Self::ClaimsTooMuch { .. } => "claims-too-much",
+            Self::TooDeep { .. } => "too-deep",
+            Self::TooMany { .. } => "too-many",
+            Self::TooLong { .. } => "too-long",
+            Self::Expected { .. } | Self::Mismatch(_) => "mismatch",
+            Self::Version(_) | Self::Kind(_) => "version",
+        }
+    }
+}
+
 impl DecodeError {
     pub(crate) fn new(
         path: impl Into<String>,

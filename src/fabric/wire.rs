@@ -3,12 +3,12 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Message,
     code::Code,
-    envelope::{self, EncodeError, ErrorBody, Header, Kind, MAX_ROUTE, Parts, route},
+    envelope::{self, DecodeError, EncodeError, ErrorBody, Header, Kind, MAX_ROUTE, Parts, route},
     message::{Frame, Frames},
     socket::pipe::{Pipe, Put},
 };
@@ -31,6 +31,18 @@ pub(crate) mod own {
 
 /// What every refusal for want of permission is called.
 pub(crate) const FORBIDDEN: Code = Code::new(440);
+
+/// Decodes a body that came over this lane, within the node's limits, and counts it by reason when that fails.
+pub(crate) fn decoded<T: DeserializeOwned>(
+    bytes: &[u8],
+    limits: envelope::Limits,
+    lane: &'static str,
+) -> Result<T, DecodeError> {
+    envelope::decode_body_within(bytes, limits).inspect_err(|error| {
+        let reason = error.reason.label();
+        metrics::counter!("ripstop_bodies_refused_total", "lane" => lane, "reason" => reason).increment(1);
+    })
+}
 
 /// Above this a body is handed over by reference instead of being copied into the batch.
 const LARGE: usize = 16 * 1024;

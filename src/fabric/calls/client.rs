@@ -121,7 +121,7 @@ impl<R: DeserializeOwned> Call<R> {
         let outcome = if result.is_ok() { "ok" } else { "error" };
         metrics::counter!("ripstop_calls_total", "outcome" => outcome).increment(1);
         let (reply, link) = result?;
-        let reply = envelope::decode_body_within(&reply, shared.options.body)
+        let reply = wire::decoded(&reply, shared.options.body, "calls")
             .map_err(|reason| CallError::Decode { subject: self.subject.clone(), reason })?;
         Ok((reply, link.node()))
     }

@@ -393,7 +393,7 @@ impl Serve {
         let erased: Handler = Box::new(move |message, body, context| {
             let handler = handler.clone();
             Box::pin(async move {
-                let request = envelope::decode_body_within(message.frame(body).unwrap_or_default(), limits)
+                let request = wire::decoded(message.frame(body).unwrap_or_default(), limits, "calls")
                     .map_err(|error| error_body(413, error.to_string()))?;
                 // What was decoded needs the read buffer no longer.
                 drop(message);

@@ -402,7 +402,7 @@ fn event<T: DeserializeOwned>(item: &Item, limits: envelope::Limits) -> Result<E
         let said = envelope::decode_body::<ErrorBody>(body).map(|error| error.message);
         return Err(ReceiveError::Forbidden { subject, reason: said.unwrap_or_default() });
     }
-    match envelope::decode_body_within(body, limits) {
+    match wire::decoded(body, limits, "events") {
         Ok(body) => Ok(Event { body, subject, missed: item.missed }),
         Err(reason) => Err(ReceiveError::Decode { subject, reason }),
     }

@@ -12,7 +12,7 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    envelope::{self, CreditBody, Header, Kind, check_subject},
+    envelope::{CreditBody, Header, Kind, check_subject},
     fabric::{
         Node,
         context::PeerName,
@@ -421,7 +421,7 @@ impl<T: DeserializeOwned> Pull<T> {
     fn delivery(&self, item: &Item) -> Result<Delivery<T>, ReceiveError> {
         *lock(&self.owed) = Some(item.pipe.clone());
         let body = wire::parse(&item.message).map(|parts| parts.body).unwrap_or_default();
-        match envelope::decode_body_within(body, self.node.shared().options.body) {
+        match wire::decoded(body, self.node.shared().options.body, "work") {
             Ok(body) => {
                 let from = PeerName::of(&item.pipe).service.map(|name| name.to_string());
                 Ok(Delivery { body, queue: self.queue.clone(), from })
