@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -80,13 +81,21 @@ pub(crate) struct Victim {
     pub(crate) stdin: Arc<Mutex<ChildStdin>>,
     out: Arc<Said>,
     log: Arc<Said>,
-    _place: tempfile::TempDir,
+    /// Its directory, where it looks for `ripstop.toml`; it stays while somebody has it.
+    pub(crate) place: Arc<tempfile::TempDir>,
 }
 
 impl Victim {
     /// Starts `ripstop` with these arguments, `environment` beside, and this many descriptors at most.
     pub(crate) fn start(args: &[&str], environment: &[(&str, &str)], descriptors: Option<u32>) -> Self {
-        Self::run(env!("CARGO_BIN_EXE_ripstop"), args, environment, descriptors)
+        let place = Arc::new(tempfile::tempdir().unwrap());
+        Self::run(place, env!("CARGO_BIN_EXE_ripstop"), args, environment, descriptors)
+    }
+
+    /// The same in a directory with this `ripstop.toml`, and whatever else (keys) was put there before.
+    pub(crate) fn configured(place: &Arc<tempfile::TempDir>, toml: &str, args: &[&str]) -> Self {
+        std::fs::write(place.path().join("ripstop.toml"), toml).unwrap();
+        Self::run(place.clone(), env!("CARGO_BIN_EXE_ripstop"), args, &[], None)
     }
 
     /// The same with this test program itself, playing the role that the test `name` describes.
@@ -94,7 +103,8 @@ impl Victim {
         let this = std::env::current_exe().unwrap();
         let environment = [environment, &[("RIPSTOP_TEST_ROLE", name)]].concat();
         let args = ["--exact", name, "--nocapture", "--test-threads", "1"];
-        Self::run(this.to_str().unwrap(), &args, &environment, None)
+        let place = Arc::new(tempfile::tempdir().unwrap());
+        Self::run(place, this.to_str().unwrap(), &args, &environment, None)
     }
 
     /// Whether this process is to play the role `name`.
@@ -102,8 +112,13 @@ impl Victim {
         std::env::var("RIPSTOP_TEST_ROLE").is_ok_and(|role| role == name)
     }
 
-    fn run(program: &str, args: &[&str], environment: &[(&str, &str)], descriptors: Option<u32>) -> Self {
-        let place = tempfile::tempdir().unwrap();
+    fn run(
+        place: Arc<tempfile::TempDir>,
+        program: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        descriptors: Option<u32>,
+    ) -> Self {
         let mut command = Command::new("sh");
         let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
         command.args(["-c", &format!("{limit}exec \"$0\" \"$@\""), program]).args(args);
@@ -116,7 +131,7 @@ impl Victim {
         out.listen(child.stdout.take().unwrap());
         log.listen(child.stderr.take().unwrap());
         let stdin = Arc::new(Mutex::new(child.stdin.take().unwrap()));
-        Self { stdin, child, out, log, _place: place }
+        Self { stdin, child, out, log, place }
     }
 
     /// Waits for a line of standard output that contains `what`.
@@ -239,6 +254,7 @@ pub(crate) fn cpu(process: u32) -> Duration {
 pub(crate) struct Host {
     pub(crate) victim: Victim,
     pub(crate) address: SocketAddr,
+    client: Client,
     good: Caller,
     /// The pair that nobody attacks.
     _control: Victim,
@@ -261,11 +277,16 @@ impl Host {
 
     /// Any process that says where it listens and serves the method.
     pub(crate) async fn of(victim: Victim) -> Self {
+        Self::served(victim, Victim::start(&SERVE, &[], None), plain()).await
+    }
+
+    /// The victim, one that is left alone, and how both are called.
+    pub(crate) async fn served(victim: Victim, unattacked: Victim, client: Client) -> Self {
         let address = victim.address();
-        let unattacked = Victim::start(&SERVE, &[], None);
-        let (good, control) = (Caller::start(address), Caller::start(unattacked.address()));
+        let good = Caller::start(address, client.clone());
+        let control = Caller::start(unattacked.address(), client.clone());
         let quiet = good.calls(CALLS).await.p99();
-        Self { victim, address, good, _control: unattacked, control, quiet }
+        Self { victim, address, client, good, _control: unattacked, control, quiet }
     }
 
     /// Makes the attack. All the while the good client calls: each call has to succeed, and the p99 of those during the
@@ -307,9 +328,47 @@ impl Host {
     /// And somebody new is served too. Returns how long it took from the connection to the reply.
     pub(crate) async fn takes_newcomers(&self) -> Duration {
         let began = Instant::now();
-        good(self.address).await;
+        let mut call = (self.client)(self.address).await;
+        call(7).await;
         began.elapsed()
     }
+}
+
+/// Makes one call and panics unless it succeeds; the number is another one each time.
+pub(crate) type Call = Box<dyn FnMut(u64) -> LocalFuture<()>>;
+/// Connects to an address; what it gives makes calls there.
+pub(crate) type Client = Arc<dyn Fn(SocketAddr) -> LocalFuture<Call> + Send + Sync>;
+type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// A client of any kind: `connect` gives what `call` then calls with.
+///
+/// ```ignore
+/// let tls = client(|address| secured(address), |node: Node, n| async move { /* one call, asserted */ });
+/// let host = Host::served(victim, unattacked, tls).await;
+/// ```
+pub(crate) fn client<C, Connect, Connecting, One, Calling>(connect: Connect, call: One) -> Client
+where
+    C: Clone + 'static,
+    Connect: Fn(SocketAddr) -> Connecting + Send + Sync + 'static,
+    Connecting: Future<Output = C> + 'static,
+    One: Fn(C, u64) -> Calling + Clone + Send + Sync + 'static,
+    Calling: Future<Output = ()> + 'static,
+{
+    Arc::new(move |address| {
+        let (connecting, call) = (connect(address), call.clone());
+        Box::pin(async move {
+            let connected = connecting.await;
+            Box::new(move |n| Box::pin(call(connected.clone(), n)) as LocalFuture<()>) as Call
+        })
+    })
+}
+
+/// A node that calls the method without keys.
+fn plain() -> Client {
+    client(good, |node: Node, n| async move {
+        let echo: Result<u64, _> = node.call(METHOD, &n).await;
+        assert_eq!(echo.expect("a good client's call failed"), n);
+    })
 }
 
 /// A node that knows one address, linked to it.
@@ -345,12 +404,12 @@ impl Calling {
 }
 
 impl Caller {
-    fn start(address: SocketAddr) -> Self {
+    fn start(address: SocketAddr, client: Client) -> Self {
         let (jobs, mut todo) = tokio::sync::mpsc::unbounded_channel::<Job>();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let node = good(address).await;
+                let mut call = client(address).await;
                 while let Some(mut job) = todo.recv().await {
                     let mut latencies = Latencies::default();
                     let mut pace = tokio::time::interval(PACE);
@@ -359,7 +418,7 @@ impl Caller {
                         || job.until.try_recv() == Err(oneshot::error::TryRecvError::Empty)
                     {
                         pace.tick().await;
-                        latencies.call(&node).await;
+                        latencies.add(&mut call).await;
                     }
                     let _ = job.done.send(latencies);
                 }
@@ -387,10 +446,9 @@ impl Caller {
 pub(crate) struct Latencies(pub(crate) Vec<Duration>);
 
 impl Latencies {
-    async fn call(&mut self, node: &Node) {
+    async fn add(&mut self, call: &mut Call) {
         let (n, began) = (self.0.len() as u64, Instant::now());
-        let echo: Result<u64, _> = node.call(METHOD, &n).await;
-        assert_eq!(echo.expect("a good client's call failed"), n);
+        call(n).await;
         self.0.push(began.elapsed());
     }
 

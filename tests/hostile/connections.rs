@@ -83,6 +83,89 @@ async fn no_descriptors_left() {
     assert!(host.victim.is_alive());
 }
 
+/// All descriptors are taken by peers that did shake hands and stay. Whoever is in is served, the process does not spin
+/// (accepting fails all the time), and when they leave there is room again.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_descriptors_left_for_long() {
+    const WATCHED: Duration = Duration::from_secs(4);
+    let _turn = alone().await;
+    let mut host = Host::with(&[], Some(64)).await;
+    let to = host.address;
+    let id = host.victim.id();
+    let (inside, busy) = host
+        .attacked(|| async move {
+            let mut staying = Vec::new();
+            let mut waiting = Vec::new();
+            for n in 0..100 {
+                let mut peer = dial(to, n % 20).await;
+                let _ = peer.write_all(&hello("DEALER")).await;
+                let up =
+                    tokio::time::timeout(Duration::from_millis(300), peer.read_exact(&mut [0; 64])).await;
+                match up {
+                    Ok(Ok(_)) => staying.push(peer),
+                    // In the queue of the system, or given up for one behind it.
+                    _ => waiting.push(peer),
+                }
+                if waiting.len() == 20 {
+                    break;
+                }
+            }
+            let (began, before) = (Instant::now(), crate::victim::cpu(id));
+            let mut turns = 0;
+            while began.elapsed() < WATCHED {
+                let count = staying.len();
+                is_answered(&mut staying[turns % count]).await;
+                turns += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await; // the pace
+            }
+            (staying.len(), (crate::victim::cpu(id) - before).as_secs_f64() / began.elapsed().as_secs_f64())
+        })
+        .await;
+    println!("{inside} are in; the victim was busy for {:.0} % of the time", busy * 100.0);
+    assert!(inside > 20, "{inside} are too few to be all");
+    host.victim.logged("no file descriptors left", 1);
+    assert!(busy < 0.5, "{busy}");
+    host.takes_newcomers().await;
+    assert!(host.victim.is_alive());
+}
+
+/// Handshakes that never stop, a byte now and then: the time is for the whole of it, not from byte to byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_drip() {
+    let _turn = alone().await;
+    let mut host = Host::start(&[]).await;
+    let to = host.address;
+    host.attacked(|| async move {
+        let drops = each(100, move |n| async move {
+            let mut peer = dial(to, n % 20).await;
+            let began = Instant::now();
+            let mut pace = tokio::time::interval(Duration::from_millis(250));
+            // In the pace of these it would take 20 s and more.
+            for (sent, drop) in hello("DEALER").chunks(1).enumerate() {
+                pace.tick().await;
+                let ended = peer.write_all(drop).await.is_err()
+                    || match peer.try_read(&mut [0; 256]) {
+                        Ok(read) => read == 0,
+                        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+                    };
+                if ended {
+                    return (sent, began.elapsed());
+                }
+            }
+            panic!("the handshake took {:?} and was not given up", began.elapsed());
+        })
+        .await;
+        for (sent, after) in drops {
+            assert!(sent > 4, "{sent} bytes are no handshake that drips");
+            assert!(after < HANDSHAKE, "{after:?}");
+        }
+    })
+    .await;
+    host.victim.logged("the handshake was not finished in time", 100);
+    host.takes_newcomers().await;
+    assert!(host.victim.is_alive());
+}
+
 /// One address connects as fast as it can. It is slowed down, and others are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_connections() {

@@ -1,12 +1,13 @@
 //! Lengths that are claims, messages without an end, values without a bottom: memory follows the bytes that came.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::raw::{call, closed, dial, frame, greeting, header, read_message, shaken};
-use crate::victim::{Host, METHOD, alone};
+use crate::victim::{Host, METHOD, Victim, alone};
 use crate::{Growth, MIB, each};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -177,6 +178,149 @@ async fn values_without_a_bottom() {
             peer.write_all(&message).await.unwrap();
             assert!(closed(&mut peer, SOON).await);
         }
+    })
+    .await;
+    growth.is_under(&host, 10 * MIB);
+    assert!(host.victim.is_alive());
+    host.takes_newcomers().await;
+}
+
+/// A body of more values than are allowed is refused before it is decoded, and the connection stays. (From a file, as
+/// it is configured in earnest.)
+#[tokio::test(flavor = "multi_thread")]
+async fn more_values_than_allowed() {
+    let _turn = alone().await;
+    let place = Arc::new(tempfile::tempdir().unwrap());
+    let toml = "[limits]\nelements = 1000\ndepth = 3\n";
+    let victim = Victim::configured(&place, toml, &["serve", METHOD, "--echo"]);
+    let mut host = Host::of(victim).await;
+    let to = host.address;
+    let array = |n: u16| [&[0xdc][..], &n.to_be_bytes(), &vec![0xc0; n.into()]].concat();
+    host.attacked(|| async move {
+        let mut peer = shaken(to, 0, "DEALER").await;
+        for _ in 0..100 {
+            is_refused(&mut peer, &array(1000)).await;
+            is_refused(&mut peer, &[0x91, 0x91, 0x91, 0x91, 0]).await;
+            for allowed in [array(999), vec![0x91, 0x91, 0x91, 0]] {
+                peer.write_all(&call(METHOD, &allowed)).await.unwrap();
+                assert_eq!(read_message(&mut peer).await.unwrap().last().unwrap(), &allowed);
+            }
+        }
+    })
+    .await;
+    assert!(host.victim.is_alive());
+    host.takes_newcomers().await;
+}
+
+/// Callers that never read an answer: what waits for them is bounded by the account of each, and then nothing more is
+/// read from them.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_do_not_read() {
+    const CALLERS: usize = 8;
+    const EACH: u64 = 64;
+    let _turn = alone().await;
+    let limits = [
+        ("RIPSTOP_LIMITS__MAX_MESSAGE", "1MiB"),
+        ("RIPSTOP_LIMITS__QUEUE_BYTES", "1MiB"),
+        ("RIPSTOP_LIMITS__PEER_MEMORY", "4MiB"),
+    ];
+    let mut host = Host::start(&limits).await;
+    let to = host.address;
+    let growth = Growth::of(&host);
+    let written = host
+        .attacked(|| async move {
+            let written = each(CALLERS, move |n| async move {
+                let mut peer = shaken(to, n, "DEALER").await;
+                // Text of 64 KiB, which costs little to decode.
+                let value = [&[0xdb, 0, 1, 0, 0][..], &[b'x'; 64 << 10]].concat();
+                let request = call(METHOD, &value);
+                let mut written = 0;
+                while written < EACH << 20 {
+                    // No longer read, or closed.
+                    let one = tokio::time::timeout(Duration::from_secs(2), peer.write_all(&request));
+                    if !matches!(one.await, Ok(Ok(()))) {
+                        break;
+                    }
+                    written += request.len() as u64;
+                }
+                written
+            })
+            .await;
+            written.iter().sum::<u64>() >> 20
+        })
+        .await;
+    println!("{written} MiB were written");
+    assert!(written > 8, "{written} MiB are no flood");
+    growth.is_under(&host, (CALLERS as u64 * 4 + 32) * MIB);
+    assert!(host.victim.is_alive());
+    host.takes_newcomers().await;
+}
+
+/// More answers wait for such callers than requests may wait in all: they take no places of others' requests.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_take_no_places() {
+    const CALLERS: usize = 8;
+    const EACH: usize = 600;
+    let _turn = alone().await;
+    let limits = [
+        ("RIPSTOP_LIMITS__MAX_MESSAGE", "1MiB"),
+        ("RIPSTOP_LIMITS__QUEUE_BYTES", "1MiB"),
+        ("RIPSTOP_LIMITS__QUEUE_MESSAGES", "16"),
+        ("RIPSTOP_LIMITS__PEER_MEMORY", "16MiB"),
+    ];
+    let mut host = Host::start(&limits).await;
+    let to = host.address;
+    let growth = Growth::of(&host);
+    host.attacked(|| async move {
+        let mut peers = each(CALLERS, move |n| async move {
+            let mut peer = shaken(to, n, "DEALER").await;
+            // More than the system's buffers take, so that it is full for the small ones.
+            let value = [&[0xdb, 0, 14, 0, 0][..], &[b'x'; 14 << 16]].concat();
+            for _ in 0..10 {
+                peer.write_all(&call(METHOD, &value)).await.unwrap();
+            }
+            peer
+        })
+        .await;
+        // Slow enough that they are answered as they come.
+        let small = call(METHOD, &[7]).repeat(EACH / 100);
+        for _ in 0..100 {
+            for peer in &mut peers {
+                peer.write_all(&small).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await; // the pace
+        }
+        // Their requests were all read; the ones that follow are served, too.
+        let mut other = shaken(to, 0, "DEALER").await;
+        other.write_all(&call(METHOD, &[7])).await.unwrap();
+        assert_eq!(read_message(&mut other).await.unwrap().last().unwrap(), &[7]);
+    })
+    .await;
+    growth.is_under(&host, CALLERS as u64 * 16 * MIB);
+    assert!(host.victim.is_alive());
+    host.takes_newcomers().await;
+}
+
+/// Work and events that this node has no use for are not kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_wants_is_not_kept() {
+    const EACH: usize = 2048;
+    let _turn = alone().await;
+    let mut host = Host::start(&[]).await;
+    let to = host.address;
+    let growth = Growth::of(&host);
+    host.attacked(|| async move {
+        each(4, move |n| async move {
+            let socket_type = if n % 2 == 0 { "PUSH" } else { "PUB" };
+            let mut peer = shaken(to, n, socket_type).await;
+            let message = call("emails", &[&[0xc6, 0, 0, 0x40, 0][..], &[7; 16 << 10]].concat());
+            for _ in 0..EACH {
+                peer.write_all(&message).await.unwrap();
+            }
+            // It has all been read, and the peer is still welcome.
+            assert!(!closed(&mut peer, Duration::from_millis(100)).await);
+        })
+        .await;
     })
     .await;
     growth.is_under(&host, 10 * MIB);

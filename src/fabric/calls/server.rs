@@ -35,7 +35,7 @@ use crate::{
     socket::{
         account::OVERHEAD,
         core::{Admit, Core, Disconnect, Flow, Origin, Refusal},
-        pipe::{Pipe, Put},
+        pipe::{Held, Pipe, Put},
     },
     transport::tls::Proof,
     zmtp::{Peer, Received},
@@ -43,6 +43,8 @@ use crate::{
 
 /// How many requests may wait for a free place beside those being handled; one more is refused as full.
 const WAITING: usize = 4096;
+/// What an answer counts beside its bytes while it waits for room: its task.
+const WAITING_ANSWER: usize = 4096;
 
 /// An answer before it is written: the encoded body of kind 1, or the error of kind 2.
 type Answer = Result<Vec<u8>, ErrorBody>;
@@ -178,7 +180,7 @@ impl Methods {
         let deadline =
             Instant::now().checked_add(deadline.map_or(shared.options.call_timeout, Duration::from_millis));
         let subject: Arc<str> = parsed.subject.into();
-        let reply =
+        let mut reply =
             Reply { pipe: pipe.clone(), message: message.clone(), envelope, id, subject: subject.clone() };
         if let Err(reason) = shared.guard.may(pipe, Action::Call, &subject) {
             reply.now(&Err(error_body(440, reason)));
@@ -215,10 +217,10 @@ impl Methods {
         let cancellable = lane.then_some(id);
         let task = async move {
             let _working = working;
-            let _held = held;
-            let _admitted = admitted;
             let answer = DEADLINE.scope(deadline, run(&method, message, body, context, deadline)).await;
-            reply.send(&answer, deadline).await;
+            // An answer that waits for a caller who does not read takes nobody's place.
+            drop(admitted);
+            reply.send(&answer, deadline, held).await;
             if let (Some(id), Some(methods)) = (cancellable, methods.upgrade()) {
                 methods.finished(connection, id);
             }
@@ -312,9 +314,17 @@ impl Reply {
         }
     }
 
-    /// Waits for room, but not longer than the caller does.
-    async fn send(&self, answer: &Answer, deadline: Option<Instant>) {
+    /// Waits for room, but not longer than the caller does. `held` stands for the request, and then for the answer.
+    async fn send(&mut self, answer: &Answer, deadline: Option<Instant>, mut held: Held) {
+        let mut waits = false;
         while matches!(self.put(answer), Put::Full) {
+            if !waits {
+                waits = true;
+                // Of the request only the way back is needed.
+                self.message = Message::from_frames(self.message.frames().take(self.envelope));
+                let body = answer.as_ref().map_or(0, Vec::len);
+                held = self.pipe.hold(self.message.size() + body + WAITING_ANSWER);
+            }
             let space = self.pipe.space();
             let in_time = match deadline {
                 Some(deadline) => timeout_at(deadline, space).await.is_ok(),
@@ -325,9 +335,10 @@ impl Reply {
             };
             if !in_time {
                 metrics::counter!("ripstop_replies_dropped_total", "reason" => "deadline").increment(1);
-                return;
+                break;
             }
         }
+        drop(held);
     }
 }
 
