@@ -26,6 +26,9 @@ const FORGIVE_MIN: Duration = Duration::from_secs(1);
 const FORGIVE_MAX: Duration = Duration::from_secs(30);
 /// Changes of a source that are merged at one go.
 const BATCH: usize = 256;
+/// Then there is a pause, so that a flood (which can be forged) is merged in few pieces: what each costs grows with what
+/// is known.
+const BATCH_PAUSE: Duration = Duration::from_millis(10);
 /// Events that a slow reader may fall behind before it misses some.
 const EVENTS: usize = 1024;
 
@@ -591,6 +594,8 @@ async fn watch_source(directory: Weak<Inner>, index: usize, source: Arc<dyn Sour
                                 break;
                             }
                             directory.apply(index, name, generation, &mut batch);
+                            drop(directory);
+                            tokio::time::sleep(BATCH_PAUSE).await;
                         }
                         () = &mut repeated, if !swept => {
                             swept = true;

@@ -130,6 +130,21 @@ impl PeerWatch {
         watch
     }
 
+    fn told(&mut self, event: DirectoryEvent) {
+        match event {
+            DirectoryEvent::Joined(instance) | DirectoryEvent::Changed(instance) => {
+                if self.known.insert(instance.key.clone(), instance.clone()).is_none() {
+                    self.ready.push_back(PeerEvent::Joined(PeerInfo::of(&instance)));
+                }
+            }
+            DirectoryEvent::Left(instance) => {
+                if self.known.remove(&instance.key).is_some() {
+                    self.ready.push_back(PeerEvent::Left(PeerInfo::of(&instance)));
+                }
+            }
+        }
+    }
+
     /// Tells the difference between what was told and what is.
     fn compare(&mut self) {
         let now: HashMap<Key, Arc<Instance>> = self
@@ -170,7 +185,8 @@ impl PeerWatch {
                 () = self.node.shared().closed() => return None,
             };
             match event {
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.compare(),
+                Ok(event) => self.told(event),
+                Err(broadcast::error::RecvError::Lagged(_)) => self.compare(),
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }

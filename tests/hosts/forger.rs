@@ -11,6 +11,10 @@ use crate::{HOST, Host};
 const FOUND: Duration = Duration::from_secs(5);
 const TYPE: &str = "_ripstop._tcp.local";
 const FLOOD: usize = 20_000;
+/// Of this the quiet p99 is taken.
+const QUIET: Duration = Duration::from_secs(3);
+/// A p99 below this says nothing: a virtual machine's processors go away for milliseconds, and tests run side by side.
+const FLOOR: Duration = Duration::from_millis(100);
 
 /// What runs on the liar's host: it sends what it is told on its standard input.
 #[test]
@@ -26,7 +30,7 @@ fn a_forger() {
             ("flood", _) => {
                 for n in 0..FLOOD {
                     send(&packet(&NodeId::random().to_string(), &own, 4500, 0, "forged"));
-                    if n % 50 == 0 {
+                    if n % 20 == 0 {
                         std::thread::sleep(Duration::from_millis(5));
                     }
                 }
@@ -89,48 +93,63 @@ fn setting(net: &Net) -> (Host, Host, Host) {
     (one, forger, three)
 }
 
-/// For this long every call has to be answered by the one honest node.
-fn undisturbed(three: &mut Host, one: &Host, time: Duration) {
-    for line in three.process.listen(time) {
+/// What was said of calls: each was answered by the one honest node. Gives how many were, and the p99 of their time.
+fn answered(lines: &[String], one: &Host) -> (usize, Duration) {
+    let mut took = Vec::new();
+    for line in lines {
         assert!(!line.starts_with("failed"), "{line}");
         if let Some(by) = line.strip_prefix("answered ") {
             assert_eq!(by, one.id);
         }
+        took.extend(line.strip_prefix("took ").map(|micros| Duration::from_micros(micros.parse().unwrap())));
     }
+    took.sort();
+    (took.len(), took[took.len() * 99 / 100])
+}
+
+/// For this long every call has to be answered, as fast as before: at a p99 under twice the quiet one, or under what is
+/// too little to tell on a machine that is busy.
+fn undisturbed(three: &mut Host, one: &Host, time: Duration, quiet: Duration) {
+    let (calls, p99) = answered(&three.process.listen(time), one);
+    println!("{calls} calls, p99 {quiet:?} quiet, {p99:?} now");
+    assert!(calls > 10, "{calls} calls are too few to tell");
+    assert!(p99 < (2 * quiet).max(FLOOR), "p99 {quiet:?} quiet, {p99:?} now");
 }
 
 #[test]
 fn a_forged_goodbye_or_redirection_does_not_touch_a_live_link() {
     let Some(net) = net(3) else { return };
     let (one, mut forger, mut three) = setting(&net);
-    forger.process.tell(&format!("goodbye {}", one.id));
-    forger.process.hear("sent", FOUND);
-    undisturbed(&mut three, &one, Duration::from_secs(3));
-    forger.process.tell(&format!("redirect {}", one.id));
-    forger.process.hear("sent", FOUND);
-    undisturbed(&mut three, &one, Duration::from_secs(3));
+    let (_, quiet) = answered(&three.process.listen(QUIET), &one);
+    for lie in ["goodbye", "redirect"] {
+        forger.process.tell(&format!("{lie} {}", one.id));
+        forger.process.hear("sent", FOUND);
+        undisturbed(&mut three, &one, Duration::from_secs(3), quiet);
+    }
 }
 
 #[test]
 fn a_flood_of_forged_nodes_is_survived() {
     let Some(net) = net(3) else { return };
     let (one, mut forger, mut three) = setting(&net);
+    let (_, quiet) = answered(&three.process.listen(QUIET), &one);
     let before = resident(three.process.id());
     forger.process.tell("flood all");
     forger.process.hear("sent", Duration::from_secs(60));
-    let after = resident(three.process.id());
-    println!("{FLOOD} forged nodes: {before} MiB before, {after} MiB after");
-    // That it was flooded shows in what it saw.
     let lines = three.process.listen(Duration::from_secs(3));
+    let after = resident(three.process.id());
+    // That it was flooded shows in what it saw.
     let joined = lines.iter().filter(|line| line.starts_with("joined")).count();
-    let answered = lines.iter().filter(|line| **line == format!("answered {}", one.id)).count();
-    println!("saw {joined} of them, {answered} calls answered");
+    let (calls, p99) = answered(&lines, &one);
+    println!("{FLOOD} forged nodes, {joined} of them seen: {before} MiB before, {after} MiB after");
+    println!("{calls} calls, p99 {quiet:?} quiet, {p99:?} in the flood");
     assert!(joined > 100, "the flood did not arrive");
-    assert!(answered > 10, "the honest node is not called any more");
-    assert!(!lines.iter().any(|line| line.starts_with("failed")), "calls failed");
+    assert!(calls > 10, "the honest node is not called any more");
+    assert!(p99 < (2 * quiet).max(FLOOR), "p99 {quiet:?} quiet, {p99:?} in the flood");
+    assert!(after < before + 64, "memory grew from {before} to {after} MiB");
+    undisturbed(&mut three, &one, Duration::from_secs(3), quiet);
     // And who comes now is found (on the forger's host, whose mDNS port has to be free for that).
     drop(forger);
     let late = Host::start(&net, 2, "nodes::a_node", &[]);
     println!("a late node is called after {:?}", three.hears("answered", &late, Duration::from_secs(20)));
-    assert!(after - before < 200, "memory grew from {before} to {after} MiB");
 }

@@ -1,6 +1,6 @@
 //! The same with whole nodes: calls go on while hosts come and go, with nothing configured but `listen`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ripstop::Node;
 use ripstop::fabric::PeerEvent;
@@ -48,8 +48,9 @@ async fn a_node() {
         }
     });
     loop {
+        let began = Instant::now();
         match node.call::<_, String>("hello.up", &()).timeout(Duration::from_secs(2)).await {
-            Ok(by) => println!("answered {by}"),
+            Ok(by) => println!("answered {by}\ntook {}", began.elapsed().as_micros()),
             Err(error) => println!("failed {error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
