@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use ripstop::Endpoint;
+use ripstop::config::Config;
+use ripstop::fabric::Context;
 use ripstop::socket::{Event, Limit, Monitor, Options, Pub, Pull};
+use ripstop::{Endpoint, Node};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::raw::{closed, command, dial, frame, greeting, header, hello, ready, shaken};
+use crate::raw::{call, closed, command, dial, frame, greeting, header, hello, read_message, ready, shaken};
 use crate::victim::{PATIENCE, alone};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -163,6 +165,25 @@ async fn every_limit_is_counted_and_said() {
         assert!(closed(&mut peer, SOON).await, "{reason}");
     }
 
+    // What a body may not be.
+    let config = Config::parse("[limits]\ndepth = 3\nelements = 100").unwrap();
+    let node = Node::builder("hello").config(config).local(false).mdns(false).listen("tcp://127.0.0.1:0");
+    let node = node.start().await.unwrap();
+    let _served = node.serve("hello.echo", |ask: Vec<u8>, _: Context| async move { Ok(ask) }).await.unwrap();
+    let mut peer = shaken(address(&node.endpoints()[0]), 0, "DEALER").await;
+    let bodies = [
+        ("malformed", vec![0xc1]),
+        ("claims-too-much", vec![0xdd, 0xff, 0xff, 0xff, 0xff]),
+        ("too-deep", vec![0x91, 0x91, 0x91, 0x91, 0]),
+        ("too-many", [&[0xdc, 0, 100][..], &[0; 100]].concat()),
+        ("mismatch", vec![0x80]),
+    ];
+    for (reason, body) in &bodies {
+        peer.write_all(&call("hello.echo", body)).await.unwrap();
+        let refused = read_message(&mut peer).await.unwrap();
+        assert!(refused[2].windows(6).any(|code| code == b"RS0413"), "{reason}: {refused:?}");
+    }
+
     let counted = counted(&snapshotter);
     let has = |name: &str, reason: &str| counted.contains(&(name.to_owned(), reason.to_owned()));
     for limit in Limit::ALL.into_iter().filter(|limit| *limit != Limit::Descriptors) {
@@ -170,5 +191,17 @@ async fn every_limit_is_counted_and_said() {
     }
     for (reason, _) in &crimes {
         assert!(has("ripstop_socket_protocol_errors_total", reason), "{reason} is not counted: {counted:?}");
+    }
+    for (reason, _) in &bodies {
+        assert!(has("ripstop_bodies_refused_total", reason), "{reason} is not counted: {counted:?}");
+    }
+    // And all of them are documented.
+    let docs =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap();
+    let counters = docs.split("\n## Counters of limits\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let limits = Limit::ALL.into_iter().map(Limit::reason);
+    let errors = crimes.iter().map(|(reason, _)| *reason).chain(bodies.iter().map(|(reason, _)| *reason));
+    for reason in limits.chain(errors) {
+        assert!(counters.contains(&format!("`{reason}`")), "{reason} is not documented");
     }
 }

@@ -161,7 +161,8 @@ async fn a_suspect_is_not_offered_until_something_speaks_for_it() {
     here.suspect(&node.into());
     let start = tokio::time::Instant::now();
     until(&here, "forgiven", |d| d.by_root("pricing").len() == 1).await;
-    assert_eq!(start.elapsed().as_millis() / 10, 100);
+    // The timer of the first doubt may be the one that runs out: it began a merge of changes earlier.
+    assert!((980..=1010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     here.suspect(&node.into());
     let start = tokio::time::Instant::now();
     until(&here, "forgiven later", |d| d.by_root("pricing").len() == 1).await;
