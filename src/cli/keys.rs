@@ -169,9 +169,15 @@ fn choose(ca: &Ca, args: &RevokeArgs, now: SystemTime) -> Result<Vec<String>, Fa
             "{what} is no service that this CA has issued a certificate for, no serial number of 32 hex digits, and no \
              file: ripstop keys list shows what there is"
         ))),
-        (false, true) => {
-            Err(Failure::failed(format!("no certificate of {what} is valid any more: nothing to revoke")))
-        }
+        // Again, for nodes that the list has not reached.
+        (false, true) if !args.to.is_empty() => Ok(of_service
+            .iter()
+            .filter(|r| r.revoked.is_some())
+            .map(|record| record.serial.clone())
+            .collect()),
+        (false, true) => Err(Failure::failed(format!(
+            "no certificate of {what} is valid any more: nothing to revoke; --to DIR brings a node up to date"
+        ))),
         _ => Ok(alive),
     }
 }

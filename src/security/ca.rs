@@ -266,8 +266,7 @@ impl Ca {
                 reason: "no rotation is under way: ripstop keys rotate begins one".into(),
             });
         };
-        self.index.certificates.retain(|record| record.issuer != old.serial);
-        self.index.dropped.push(old.serial);
+        self.index.drop_issuer(&old.serial);
         self.renew_list(now)
     }
 
@@ -364,14 +363,19 @@ impl Ca {
         };
         let authority = |certificate| Authority::read(certificate, &file(CERTIFICATES), &keys);
         let (current, old) = (authority(current)?, old.map(authority).transpose()?);
-        Ok(Self { index, current, old, list })
+        let mut ca = Self { index, current, old, list };
+        // The power may have failed after a rotation had dropped a CA, and before the index said so.
+        let there: Vec<_> = ca.authorities().map(|authority| authority.serial.clone()).collect();
+        ca.index.drop_all_but(&there);
+        Ok(ca)
     }
 
     /// Writes it into a directory, which is made if it is not there. What this CA has written before is replaced; each file at
     /// once, so that it is the old one or the new one if the power fails. Blocks.
     ///
     /// # Errors
-    /// Another CA is there already, or a file can't be written.
+    /// Another CA is there already, or what is left of one; or a file can't be written. Of several new CAs that are written
+    /// into one directory at the same time, one gets there.
     ///
     /// ```
     /// # use std::time::SystemTime;
@@ -385,6 +389,13 @@ impl Ca {
     pub fn write(&self, dir: &Path) -> Result<(), SecurityError> {
         let file = |name: &str| dir.join(name);
         disk::make_dir(dir)?;
+        let taken = |name| {
+            disk::wrong(
+                &file(name),
+                "is here already, of another CA: choose another directory, or move it away",
+            )
+        };
+        let mut is_first = false;
         if let Some(there) = disk::get(&file(CERTIFICATES))? {
             let there = authority::certificates(&there, &file(CERTIFICATES))?;
             let ours = authority::certificates(&self.ca_pem(), &file(CERTIFICATES))?;
@@ -394,11 +405,10 @@ impl Ca {
                     "holds a CA already: choose another directory, or move it away",
                 ));
             }
-        } else if disk::get(&file(KEY))?.is_some() {
-            return Err(disk::wrong(
-                &file(KEY),
-                "a key is here already: choose another directory, or move it away",
-            ));
+        } else if let Some(left) = [KEY, OLD_KEY, LIST, INDEX].into_iter().find(|name| file(name).exists()) {
+            return Err(taken(left));
+        } else {
+            is_first = true;
         }
         let index = toml::to_string(&self.index).map_err(|error| SecurityError::Setup {
             reason: format!("the index can't be written: {error}"),
@@ -409,7 +419,12 @@ impl Ca {
         if let Some(old) = &self.old {
             disk::put(&file(OLD_KEY), old.key_pem().as_bytes())?;
         }
-        disk::put(&file(KEY), self.current.key_pem().as_bytes())?;
+        let key = self.current.key_pem();
+        if !is_first {
+            disk::put(&file(KEY), key.as_bytes())?;
+        } else if !disk::put_new(&file(KEY), key.as_bytes())? {
+            return Err(taken(KEY)); // somebody was faster
+        }
         disk::put(&file(CERTIFICATES), self.ca_pem().as_bytes())?;
         disk::put(&file(LIST), self.list.as_bytes())?;
         disk::put(&file(INDEX), index.as_bytes())?;

@@ -186,6 +186,14 @@ fn one_directory_that_fails_does_not_stop_the_others() {
     assert!(ended.err.contains("another CA") && ended.err.contains("nowhere"), "{ended:?}");
     assert!(fails(&place, "verify keys/billing", 1).contains("was revoked"));
     ok(&place, "verify foreign/pricing");
+
+    // Again, for the one whose name was mistyped.
+    ok(&place, "issue late");
+    let serial = done["revoked"][0]["serial"].as_str().unwrap();
+    assert!(fails(&place, "revoke billing", 1).contains("--to DIR"));
+    fs::copy(place.path().join("foreign/crl.pem"), place.path().join("keys/late/crl.pem")).unwrap();
+    assert_eq!(json(&place, "revoke billing --to keys/late")["updated"], serde_json::json!(["keys/late"]));
+    assert!(ok(&place, "show keys/late/crl.pem").out.contains(serial));
 }
 
 #[test]

@@ -27,13 +27,26 @@ pub(in crate::security) fn make_dir(dir: &Path) -> Result<(), SecurityError> {
 /// Puts a file in the place of whatever has its name, in one step: a reader sees the old one or the new one, whole. Its mode
 /// is 0600 from the first byte on.
 pub(in crate::security) fn put(path: &Path, bytes: &[u8]) -> Result<(), SecurityError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let written = tempfile::Builder::new().prefix(".ripstop-").tempfile_in(dir).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)
-    });
+    let written = beside(path, bytes).and_then(|file| file.persist(path).map_err(|error| error.error));
     written.map(drop).map_err(failed("write", path))
+}
+
+/// The same, unless something has its name; false: something has.
+pub(super) fn put_new(path: &Path, bytes: &[u8]) -> Result<bool, SecurityError> {
+    let file = beside(path, bytes).map_err(failed("write", path))?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed("write", path)(error.error)),
+    }
+}
+
+fn beside(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".ripstop-").tempfile_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    Ok(file)
 }
 
 /// `None`: there is no such file.

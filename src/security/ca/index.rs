@@ -18,6 +18,24 @@ pub(super) struct Index {
     pub(super) certificates: Vec<Record>,
 }
 
+impl Index {
+    /// Forgets a CA certificate that nodes are to trust no more, and all that it signed.
+    pub(super) fn drop_issuer(&mut self, serial: &str) {
+        self.certificates.retain(|record| record.issuer != serial);
+        if !self.dropped.iter().any(|dropped| dropped == serial) {
+            self.dropped.push(serial.to_owned());
+        }
+    }
+
+    /// The same for every CA certificate but these.
+    pub(super) fn drop_all_but(&mut self, serials: &[String]) {
+        while let Some(gone) = self.certificates.iter().find(|record| !serials.contains(&record.issuer)) {
+            let serial = gone.issuer.clone();
+            self.drop_issuer(&serial);
+        }
+    }
+}
+
 /// A certificate that a [`Ca`](super::Ca) has issued.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -129,6 +129,61 @@ fn a_rotation_that_the_power_cut_short_can_be_begun_again() {
 }
 
 #[test]
+fn a_rotation_that_the_power_cut_short_at_its_end_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, node) = (dir.path().join("ca"), dir.path().join("node"));
+    let mut ca = Ca::new("shop", now(), 100).unwrap();
+    ca.issue("billing", now(), now() + DAY).unwrap().write(&node).unwrap();
+    ca.rotate(now(), 100).unwrap();
+    ca.issue("pricing", now(), now() + DAY).unwrap();
+    ca.write(&place).unwrap();
+    let before = std::fs::read(place.join(INDEX)).unwrap();
+    ca.finish_rotation(now()).unwrap();
+    ca.write(&place).unwrap();
+    // The old certificate is gone, and the index does not know it yet.
+    std::fs::write(place.join(INDEX), before).unwrap();
+    let ca = Ca::open(&place).unwrap();
+    let services: Vec<_> = ca.issued().iter().map(|record| record.service.as_str()).collect();
+    assert_eq!((ca.is_rotating(), services), (false, vec!["pricing"]));
+    ca.update_node(&node).unwrap(); // it trusted the CA that is gone, which was ours
+    ca.write(&place).unwrap();
+    Ca::open(&place).unwrap().update_node(&node).unwrap();
+}
+
+#[test]
+fn of_several_made_in_one_place_one_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..10 {
+        let place = dir.path().join(round.to_string());
+        let start = std::sync::Barrier::new(4);
+        let made = std::thread::scope(|scope| {
+            let make = || {
+                let ca = Ca::new("shop", now(), 9).unwrap();
+                start.wait();
+                ca.write(&place).is_ok()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).filter(|made| *made).count()
+        });
+        assert_eq!(made, 1);
+        Ca::open(&place).unwrap();
+    }
+}
+
+#[test]
+fn what_is_left_of_a_ca_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [KEY, OLD_KEY, LIST, INDEX] {
+        let place = dir.path().join(name);
+        disk::make_dir(&place).unwrap();
+        disk::put(&place.join(name), b"what somebody needs").unwrap();
+        let error = Ca::new("shop", now(), 9).unwrap().write(&place).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("move it away"), "{error}");
+        assert_eq!(std::fs::read(place.join(name)).unwrap(), b"what somebody needs");
+    }
+}
+
+#[test]
 fn nothing_of_others_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let (mut ours, mut theirs) = (Ca::new("shop", now(), 9).unwrap(), Ca::new("shop", now(), 9).unwrap());
