@@ -12,11 +12,11 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
-use webpki::{BorrowedCertRevocationList, CertRevocationList, KeyUsage};
+use webpki::KeyUsage;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::files::{self, Places, wrong};
-use super::trust::{Dialled, Members, Trust, identity_of, unix};
+use super::trust::{Dialled, Lists, Members, Trust, identity_of, unix};
 use super::{Identity, Refusal, SecurityError};
 use crate::config::SecurityConfig;
 
@@ -87,16 +87,8 @@ impl Keys {
                 .map(anchor)
                 .collect::<Result<_, _>>()
                 .map_err(|r| wrong(&places.ca, r))?,
-            lists: lists
-                .iter()
-                .map(|list| {
-                    BorrowedCertRevocationList::from_der(list)?.to_owned().map(CertRevocationList::Owned)
-                })
-                .collect::<Result<_, _>>()
-                .map_err(|error: webpki::Error| {
-                    let path = places.crl.path.as_deref().unwrap_or(Path::new("crl"));
-                    wrong(path, format!("is no revocation list: {error}"))
-                })?,
+            lists: Lists::new(&lists)
+                .map_err(|reason| wrong(places.crl.path.as_deref().unwrap_or(Path::new("crl")), reason))?,
             algorithms: provider.signature_verification_algorithms,
             fabric: fabric.clone(),
         };

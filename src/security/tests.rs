@@ -432,3 +432,36 @@ async fn a_mounted_secret_is_swapped_at_once() {
     };
     assert!(tokio::join!(watched, swap).0);
 }
+
+#[tokio::test]
+async fn every_list_of_an_issuer_counts() {
+    let root = Authority::new("shop CA");
+    let dir = root.issue(leaf(PRICING));
+    let billing = load(&root.issue(Leaf { serial: 8, ..leaf(BILLING) }));
+    let soon = SystemTime::now() + DAY;
+    // Who keeps old lists must not lose what a later one says.
+    fs::write(dir.path().join("crl.pem"), root.revoke(1, soon) + &root.revoke(8, soon)).unwrap();
+    let (client, server) = dial(&billing, &load(&dir)).await;
+    says(&server, "was revoked");
+    says(&client, "it was revoked");
+}
+
+#[tokio::test]
+async fn a_root_may_be_replaced_under_its_own_name() {
+    let (old, new) = (Authority::new("shop CA"), Authority::new("shop CA"));
+    let dir = new.issue(leaf(PRICING));
+    fs::write(dir.path().join("ca.pem"), old.pem.clone() + &new.pem).unwrap();
+    // The list of the old one has a number that the new one has given to somebody else.
+    let soon = SystemTime::now() + DAY;
+    fs::write(dir.path().join("crl.pem"), old.revoke(8, soon)).unwrap();
+    let pricing = load(&dir);
+    let meets = async |from: &Authority, serial| {
+        let dir = from.issue(Leaf { serial, ..leaf(BILLING) });
+        fs::write(dir.path().join("ca.pem"), old.pem.clone() + &new.pem).unwrap();
+        dial(&load(&dir), &pricing).await
+    };
+    assert_eq!(meets(&old, 9).await, (Ok(2), Ok(1)));
+    assert_eq!(meets(&new, 9).await, (Ok(2), Ok(1)));
+    assert_eq!(meets(&new, 8).await, (Ok(2), Ok(1)));
+    says(&meets(&old, 8).await.1, "was revoked");
+}

@@ -5,15 +5,17 @@ use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator, KeyPurposeIdIter,
-    KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
+    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, ExpirationPolicy,
+    ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    UnknownStatusPolicy, VerifiedPath,
 };
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::{Identity, Refusal};
 
@@ -23,11 +25,82 @@ pub(super) struct Trust {
     pub(super) anchors: Vec<TrustAnchor<'static>>,
     /// When each of them is over, which webpki leaves to us.
     pub(super) ends: Vec<SystemTime>,
-    /// An issuer without a list here has revoked nothing; a list past its next update still counts.
-    pub(super) lists: Vec<CertRevocationList<'static>>,
+    pub(super) lists: Lists,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
     /// Empty while the node's own certificate, which says it, is not known.
     pub(super) fabric: String,
+}
+
+/// What was revoked: whoever is on any list of its issuer. An issuer without a list here has revoked nothing; a list past
+/// its next update still counts, since an old list that shuts somebody out is better than none.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    lists: Vec<CertRevocationList<'static>>,
+    /// The earliest.
+    pub(super) next_update: Option<SystemTime>,
+}
+
+impl Lists {
+    pub(super) fn new(ders: &[CertificateRevocationListDer<'_>]) -> Result<Self, String> {
+        let mut made = Self::default();
+        for der in ders {
+            let list = BorrowedCertRevocationList::from_der(der).and_then(|list| list.to_owned());
+            made.lists.push(list.map_err(|error| format!("is no revocation list: {error}"))?.into());
+            let next = CertificateRevocationList::from_der(der).ok().and_then(|(_, list)| list.next_update());
+            // Before 1970: long over.
+            let next = next
+                .map(|next| u64::try_from(next.timestamp()).unwrap_or(0))
+                .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+            made.next_update = made.next_update.into_iter().chain(next).min();
+        }
+        Ok(made)
+    }
+
+    /// Holds a path that is good otherwise against every list of its issuers: webpki by itself looks into the first list
+    /// of a name only, though a CA may have several, and though a new CA may bear the name of the one before it.
+    fn check(
+        &self,
+        path: &VerifiedPath<'_>,
+        algorithms: &WebPkiSupportedAlgorithms,
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let issuers: Vec<_> = std::iter::once(path.end_entity().issuer())
+            .chain(path.intermediate_certificates().map(|certificate| certificate.issuer()))
+            .collect();
+        let between: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
+        for list in &self.lists {
+            let named = issuers.iter().filter(|issuer| **issuer == list.issuer()).count();
+            if named == 0 {
+                continue;
+            }
+            let list = [list];
+            let Ok(options) = RevocationOptionsBuilder::new(&list) else { continue };
+            let options = options
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Ignore)
+                .build();
+            // Of this path and no other.
+            let anchor = std::slice::from_ref(path.anchor());
+            let checked = path
+                .end_entity()
+                .verify_for_usage(algorithms.all, anchor, &between, now, AnyUse, Some(options), None)
+                .map(drop);
+            match checked {
+                // It is of another CA of that name. With several issuers of that name in the path it might be of one that was
+                // not reached, so that nobody can say that nothing was revoked.
+                Err(webpki::Error::InvalidCrlSignatureForPublicKey) if named == 1 => {}
+                Err(error) if is_of_another_key(&error) && named == 1 => {}
+                checked => checked?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a list can't have been signed by the key that it was tried with, because that is of another kind.
+fn is_of_another_key(error: &webpki::Error) -> bool {
+    matches!(error, webpki::Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_))
 }
 
 /// Whatever a certificate may be used for.
@@ -65,26 +138,25 @@ impl Trust {
     ) -> Result<(), Refusal> {
         let (first, intermediates) = chain.split_first().ok_or(Refusal::NoCertificate)?;
         let certificate = EndEntityCert::try_from(first).map_err(|error| refusal(&error))?;
-        let lists: Vec<_> = self.lists.iter().collect();
-        // An error: there is no list.
-        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
-            options
-                .with_depth(RevocationCheckDepth::Chain)
-                .with_status_policy(UnknownStatusPolicy::Allow)
-                .with_expiration_policy(ExpirationPolicy::Ignore)
-                .build()
-        });
-        let algorithms = self.algorithms.all;
-        let living = |path: &webpki::VerifiedPath<'_>| {
+        // What webpki leaves to us, or does with the first list only.
+        let judge = |path: &VerifiedPath<'_>| {
             let at = self.anchors.iter().position(|anchor| anchor == path.anchor());
             match at.and_then(|at| self.ends.get(at)) {
-                Some(end) if unix(*end) >= now => Ok(()),
+                Some(end) if unix(*end) >= now => self.lists.check(path, &self.algorithms, now),
                 Some(end) => Err(webpki::Error::CertExpired { time: now, not_after: unix(*end) }),
                 None => Err(webpki::Error::UnknownIssuer),
             }
         };
         certificate
-            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, revocation, Some(&living))
+            .verify_for_usage(
+                self.algorithms.all,
+                &self.anchors,
+                intermediates,
+                now,
+                usage,
+                None,
+                Some(&judge),
+            )
             .map(drop)
             .map_err(|error| refusal(&error))
     }
