@@ -12,11 +12,10 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
-use webpki::KeyUsage;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::files::{self, Places, wrong};
-use super::trust::{Dialled, Lists, Members, Trust, identity_of, unix};
+use super::trust::{Dialled, Lists, Members, Trust, identity_of};
 use super::{Identity, Refusal, SecurityError};
 use crate::config::SecurityConfig;
 
@@ -132,10 +131,7 @@ impl Keys {
     /// # }
     /// ```
     pub fn check_own(&self, now: SystemTime) -> Result<(), Refusal> {
-        // It serves and it dials.
-        self.trust.verify(&self.chain, unix(now), KeyUsage::server_auth())?;
-        self.trust.verify(&self.chain, unix(now), KeyUsage::client_auth())?;
-        self.trust.identify(&self.chain).map(drop)
+        self.trust.check_node(&self.chain, now)
     }
 
     /// The service that our certificate names.

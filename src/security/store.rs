@@ -1,7 +1,7 @@
 //! The keys that are in force, followed as their files change.
 
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -10,12 +10,14 @@ use super::files::Places;
 use super::{Keys, SecurityError};
 use crate::config::SecurityConfig;
 use crate::date::date;
-use crate::sync::{read, write};
+use crate::sync::{lock, read, write};
 use crate::watch::Touches;
 
 /// A certificate that has no longer to live is spoken of once a day.
 const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How often files are looked at that the system can't tell about.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where a node's keys come from. [`watch`](Self::watch) reads them again when a file changes.
 ///
@@ -32,13 +34,15 @@ pub struct KeyStore {
     places: Places,
     current: RwLock<Arc<Keys>>,
     changed: watch::Sender<u64>,
+    reminders: Mutex<Reminders>,
 }
 
 impl KeyStore {
     /// Reads all files. Relative paths begin at `base`, the directory of `ripstop.toml`.
     ///
     /// # Errors
-    /// As [`Keys::load`]; also a certificate that has expired or was revoked, since nobody would let this node in.
+    /// As [`Keys::load`]; also a certificate that has expired, was revoked, or is for one side of TLS only, since nobody
+    /// would let this node in.
     ///
     /// ```
     /// use ripstop::{config::SecurityConfig, security::KeyStore};
@@ -48,8 +52,14 @@ impl KeyStore {
         let places = Places::new(config, base)?;
         let keys = Keys::read(&places)?;
         keys.check_own(SystemTime::now()).map_err(|refusal| own(&places, &refusal))?;
-        tell_expiry(&keys, SystemTime::now());
-        Ok(Arc::new(Self { places, current: RwLock::new(Arc::new(keys)), changed: watch::Sender::new(0) }))
+        let store = Self {
+            places,
+            current: RwLock::new(Arc::new(keys)),
+            changed: watch::Sender::new(0),
+            reminders: Mutex::default(),
+        };
+        store.remind(SystemTime::now());
+        Ok(Arc::new(store))
     }
 
     /// The keys in force.
@@ -105,13 +115,14 @@ impl KeyStore {
             checked => checked.map_err(|refusal| own(&self.places, &refusal))?,
         }
         *write(&self.current) = Arc::new(new);
+        *lock(&self.reminders) = Reminders::default();
         self.changed.send_modify(|changed| *changed += 1);
         Ok(true)
     }
 
     /// Follows the files: what is good is put in force within a moment, what is not is told, and the old stays. Warns
-    /// once a day from 7 days before the certificate runs out, and keeps the gauge
-    /// `ripstop_certificate_expires_seconds`. Goes on for as long as it is polled.
+    /// once a day from 7 days before the certificate runs out, and of a revocation list that was to be replaced by now;
+    /// keeps the gauge `ripstop_certificate_expires_seconds`. Goes on for as long as it is polled; dropping it ends that.
     ///
     /// ```no_run
     /// # async fn f(store: std::sync::Arc<ripstop::security::KeyStore>) {
@@ -119,43 +130,51 @@ impl KeyStore {
     /// # }
     /// ```
     pub async fn watch(self: Arc<Self>) {
-        let mut touches = match Touches::of(self.places.all()) {
-            Ok(touches) => touches,
-            Err(error) => {
-                tracing::error!(%error, "cannot watch the keys: new ones take a restart");
-                return std::future::pending().await;
-            }
-        };
-        let (mut complained, mut warned) = (None, None);
+        let (mut touches, mut unwatched, mut unread) = (None, None, None);
         loop {
-            match self.reload() {
+            if touches.is_none() {
+                match Touches::of(self.places.all()) {
+                    Ok(begun) => (touches, unwatched) = (Some(begun), None),
+                    // The directory is away, or the system has no more watches to give.
+                    Err(error) => {
+                        let what = "cannot watch the keys, and so looks at them each second";
+                        complain(&mut unwatched, error.to_string(), what);
+                    }
+                }
+            }
+            // After the watch has begun, so that no change falls between. A long list takes a while to read.
+            let store = self.clone();
+            let reloaded = tokio::task::spawn_blocking(move || store.reload()).await;
+            match reloaded.map_err(|error| error.to_string()).and_then(|new| new.map_err(|e| e.to_string())) {
                 Ok(new) => {
-                    complained = None;
+                    unread = None;
                     if new {
                         let keys = self.current();
                         tracing::info!(identity = %keys.identity(), expires = date(keys.expires()), "new keys are in force");
                         metrics::counter!("ripstop_keys_reloaded_total").increment(1);
-                        warned = None;
                     }
                 }
-                // Once for each mistake: the files are read again now and then.
-                Err(error) => {
-                    let error = error.to_string();
-                    if complained.as_ref() != Some(&error) {
-                        tracing::error!(error, "the keys read before stay in force");
-                        complained = Some(error);
-                    }
-                }
+                Err(error) => complain(&mut unread, error, "the keys read before stay in force"),
             }
-            let now = SystemTime::now();
-            let keys = self.current();
-            let left = tell_expiry(&keys, now);
-            if left < SOON && is_due(warned, now) {
-                tracing::warn!(identity = %keys.identity(), expires = date(keys.expires()), "the certificate runs out soon");
-                warned = Some(now);
+            self.remind(SystemTime::now());
+            match &mut touches {
+                Some(touches) => touches.next().await,
+                None => tokio::time::sleep(LOOK).await,
             }
-            touches.next().await;
         }
+    }
+
+    /// Says what is due to be said at this time.
+    fn remind(&self, now: SystemTime) {
+        lock(&self.reminders).look(&self.current(), now);
+    }
+}
+
+/// Once for each mistake: the files are read again now and then.
+fn complain(complained: &mut Option<String>, error: String, what: &str) {
+    if complained.as_ref() != Some(&error) {
+        tracing::error!(error, "{what}");
+        *complained = Some(error);
     }
 }
 
@@ -164,14 +183,47 @@ fn own(places: &Places, refusal: &super::Refusal) -> SecurityError {
     super::files::wrong(&places.cert, format!("{what}: {refusal}; issue a new one: ripstop keys issue"))
 }
 
-/// The time that the certificate is still good for.
-fn tell_expiry(keys: &Keys, now: SystemTime) -> Duration {
-    let left = keys.expires().duration_since(now).unwrap_or_default();
-    metrics::gauge!("ripstop_certificate_expires_seconds").set(left.as_secs_f64());
-    left
+/// What is said once a day, however often it is seen: when it was said last.
+#[derive(Debug, Default)]
+struct Reminders {
+    certificate: Option<SystemTime>,
+    list: Option<SystemTime>,
 }
 
-fn is_due(warned: Option<SystemTime>, now: SystemTime) -> bool {
+impl Reminders {
+    fn look(&mut self, keys: &Keys, now: SystemTime) {
+        let left = keys.expires().duration_since(now).unwrap_or_default();
+        metrics::gauge!("ripstop_certificate_expires_seconds").set(left.as_secs_f64());
+        let (identity, expires) = (keys.identity(), date(keys.expires()));
+        if left < SOON && is_due(&mut self.certificate, now) {
+            match left.is_zero() {
+                true => {
+                    tracing::error!(%identity, expires, "the certificate has run out: nobody lets this node in")
+                }
+                false => {
+                    tracing::warn!(%identity, expires, "the certificate runs out soon: put a new one in its place")
+                }
+            }
+        }
+        if let Some(next) = keys.trust.lists.next_update
+            && next <= now
+            && is_due(&mut self.list, now)
+        {
+            let until = date(next);
+            tracing::warn!(
+                until,
+                "a revocation list was to be replaced by now; it still counts, but may lack somebody"
+            );
+        }
+    }
+}
+
+/// Whether it was not said within a day, and if so it is now.
+fn is_due(said: &mut Option<SystemTime>, now: SystemTime) -> bool {
     // A clock that was set back is a reason, too.
-    warned.is_none_or(|warned| now.duration_since(warned).is_ok_and(|since| since >= DAY))
+    let due = said.is_none_or(|said| now.duration_since(said).map_or(true, |since| since >= DAY));
+    if due {
+        *said = Some(now);
+    }
+    due
 }

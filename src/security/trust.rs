@@ -119,6 +119,14 @@ impl Trust {
         self.identify(chain)
     }
 
+    /// Whether this is a certificate for a node: each dials and is dialled.
+    pub(super) fn check_node(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Refusal> {
+        self.check(chain, now)?;
+        let now = unix(now);
+        self.verify(chain, now, KeyUsage::server_auth())?;
+        self.verify(chain, now, KeyUsage::client_auth())
+    }
+
     /// Who the first certificate says that its holder is. The chain was verified before.
     pub(super) fn identify(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
         let identity = identity_of(chain.first().ok_or(Refusal::NoCertificate)?)?;
@@ -184,6 +192,10 @@ fn time(time: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+fn unix(time: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
 fn refusal(error: &webpki::Error) -> Refusal {
     use webpki::Error as Wrong;
     match error {
@@ -193,9 +205,16 @@ fn refusal(error: &webpki::Error) -> Refusal {
         // The second: a CA of the same name, but with another key.
         Wrong::UnknownIssuer | Wrong::InvalidSignatureForPublicKey => Refusal::UnknownIssuer,
         Wrong::RequiredEkuNotFoundContext(_) | Wrong::EmptyEkuExtension => {
-            Refusal::Usage { reason: "its extended key usage does not allow TLS on this side".into() }
+            let reason = "its extended key usage should have both serverAuth and clientAuth, or not be there";
+            Refusal::Usage { reason: reason.into() }
         }
         Wrong::CaUsedAsEndEntity => Refusal::Usage { reason: "it is the certificate of a CA".into() },
+        Wrong::InvalidCrlSignatureForPublicKey
+        | Wrong::IssuerNotCrlSigner
+        | Wrong::UnsupportedCrlSignatureAlgorithmContext(_)
+        | Wrong::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => {
+            Refusal::Broken { reason: format!("the revocation list of its CA cannot be checked: {error}") }
+        }
         other => Refusal::Broken { reason: other.to_string() },
     }
 }
