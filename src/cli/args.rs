@@ -86,6 +86,16 @@ pub(crate) struct DemoArgs {
     /// Orders to work through [default: the 5,000 orders built into this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
+
+    /// With keys of a throw-away CA: everything is encrypted and proven [default]
+    #[cfg(feature = "tls")]
+    #[arg(long, overrides_with = "plain")]
+    pub(crate) secure: bool,
+
+    /// Without keys
+    #[cfg(feature = "tls")]
+    #[arg(long, overrides_with = "secure")]
+    pub(crate) plain: bool,
 }
 
 /// `ripstop demo-role`: one process of the demo, started by `ripstop demo` only. It is no subcommand, because those
@@ -101,6 +111,9 @@ pub(crate) struct RoleArgs {
     pub(crate) verbose: u8,
     #[arg(long)]
     pub(crate) input: Option<PathBuf>,
+    /// The directory of its keys.
+    #[arg(long)]
+    pub(crate) keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

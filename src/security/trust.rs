@@ -192,10 +192,6 @@ fn time(time: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-fn unix(time: SystemTime) -> UnixTime {
-    UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
 fn refusal(error: &webpki::Error) -> Refusal {
     use webpki::Error as Wrong;
     match error {

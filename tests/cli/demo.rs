@@ -12,6 +12,19 @@ fn every_order_is_priced_and_its_event_seen() {
     let ended = place.run(&["demo"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.out.matches("5000 of 5000").count(), 4, "{}", ended.out);
+    assert_eq!(ended.err, "", "nobody complains");
+    assert_eq!(ended.out.contains(", encrypted:"), cfg!(feature = "tls"), "{}", ended.out);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn keys_can_be_left_out() {
+    let place = Place::new();
+    for (args, secure) in [(&["demo", "--json", "--plain"], false), (&["demo", "--json", "--secure"], true)] {
+        let ended = place.run(args);
+        let report: Value = serde_json::from_str(&ended.out).unwrap();
+        assert_eq!((ended.code, &report["secure"], &report["ok"]), (Some(0), &secure.into(), &true.into()));
+    }
 }
 
 #[test]

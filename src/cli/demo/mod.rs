@@ -16,7 +16,7 @@ mod talk;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ripstop::Node;
+use ripstop::{Node, config::AllowRule};
 use tokio::time::{Instant, timeout_at};
 
 use self::{
@@ -40,19 +40,18 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 /// One process of the shop.
 pub(crate) async fn role(args: RoleArgs) -> Result<(), Failure> {
-    let service = match args.role {
-        Role::Pricing => "pricing",
-        Role::Orders => "orders",
-        Role::Mailer => "mailer",
-        Role::Ledger => "ledger",
-    };
-    let node = Node::builder(service)
+    let service = stage::service(args.role);
+    let mut node = Node::builder(service)
         .fabric(&args.fabric)
         .version(env!("CARGO_PKG_VERSION"))
         .metadata("name", &args.name)
-        .mdns(false)
-        .start()
-        .await?;
+        .mdns(false);
+    if let Some(keys) = &args.keys {
+        // Everyone pulls only what begins with its own name, unless a rule says more.
+        let pull = Some(vec![roles::EMAILS.to_owned()]);
+        node = node.keys(keys).allow(AllowRule { pull, ..AllowRule::new("mailer") });
+    }
+    let node = node.start().await?;
     let done = match args.role {
         Role::Pricing => roles::pricing(&node).await,
         Role::Orders => shop::orders(&node, args.input.as_deref()).await,
@@ -74,7 +73,11 @@ pub(crate) async fn run(common: &Common, args: DemoArgs, mut out: Output) -> Res
         None => orders_csv::load(None)?,
     }
     .len() as u64;
-    let stage = Stage::open(common.verbose)?;
+    #[cfg(feature = "tls")]
+    let secure = args.secure || !args.plain;
+    #[cfg(not(feature = "tls"))]
+    let secure = false;
+    let stage = Stage::open(common.verbose, secure)?;
     // A copy, because a pipe can be read only once, and a file may change.
     let input = given.map(|(_, bytes)| stage.keep("orders.csv", &bytes)).transpose()?;
     let mut show = Show {

@@ -13,6 +13,7 @@ use crate::{args::Role, exit::Failure, output::Output};
 pub(super) struct Summary {
     fabric: String,
     processes: usize,
+    secure: bool,
     total: u64,
     orders: Orders,
     ledger: Ledger,
@@ -27,6 +28,7 @@ impl Summary {
         let mut summary = Self {
             fabric: show.stage.fabric.clone(),
             processes: show.stage.actors.len(),
+            secure: show.stage.secure,
             total: show.total,
             orders: Orders::default(),
             ledger: Ledger::default(),
@@ -104,7 +106,8 @@ impl Summary {
             self.noticed.map_or("no".into(), |after| format!("after {} ms", after.as_millis())),
         ));
         rows.push(("took", format!("{:.2} s", self.orders.seconds)));
-        out.line(format!("A shop of {} processes in fabric {}:", self.processes, self.fabric))?;
+        let secure = if self.secure { ", encrypted" } else { "" };
+        out.line(format!("A shop of {} processes in fabric {}{secure}:", self.processes, self.fabric))?;
         out.table(&[], rows.into_iter().map(|(label, value)| vec![label.to_owned(), value]).collect())?;
         for reason in &self.orders.reasons {
             out.line(format!("failed: {reason}"))?;
@@ -121,6 +124,7 @@ impl Summary {
             "ok": self.shortfall().is_none(),
             "missing": self.shortfall(),
             "fabric": self.fabric,
+            "secure": self.secure,
             "processes": self.processes,
             "orders": self.orders.orders,
             "priced": self.orders.priced,

@@ -29,6 +29,8 @@ pub(super) struct Stage {
     ear: mpsc::Sender<Heard>,
     /// Dropped last, when nobody uses it any more.
     runtime_dir: TempDir,
+    /// Whether everyone has keys: in directories named after the services.
+    pub(super) secure: bool,
     verbose: u8,
 }
 
@@ -58,11 +60,14 @@ pub(super) enum What {
 }
 
 impl Stage {
-    pub(super) fn open(verbose: u8) -> Result<Self, Failure> {
+    pub(super) fn open(verbose: u8, secure: bool) -> Result<Self, Failure> {
         let fabric = format!("demo-{}", std::process::id());
         let runtime_dir = TempDir::new(&fabric)?;
+        if secure {
+            issue_keys(&fabric, runtime_dir.path())?;
+        }
         let (ear, heard) = mpsc::channel(256);
-        Ok(Self { fabric, actors: Vec::new(), heard, ear, runtime_dir, verbose })
+        Ok(Self { fabric, actors: Vec::new(), heard, ear, runtime_dir, secure, verbose })
     }
 
     /// Writes a file that lasts as long as the stage.
@@ -78,9 +83,12 @@ impl Stage {
         let failed = |error| Failure::failed(format!("cannot start {name}: {error}"));
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
-        command.args(["demo-role", role_name(role), "--name", name, "--fabric", &self.fabric]);
+        command.args(["demo-role", service(role), "--name", name, "--fabric", &self.fabric]);
         if let Some(input) = input {
             command.arg("--input").arg(input);
+        }
+        if self.secure {
+            command.arg("--keys").arg(self.runtime_dir.path().join(service(role)));
         }
         if self.verbose > 0 {
             command.arg(format!("-{}", "v".repeat(self.verbose.into())));
@@ -182,13 +190,34 @@ async fn listen<F: Future>(stream: impl AsyncRead + Unpin, mut heard: impl FnMut
     }
 }
 
-fn role_name(role: Role) -> &'static str {
+/// What a role is called, and the service that it is.
+pub(super) fn service(role: Role) -> &'static str {
     match role {
         Role::Pricing => "pricing",
         Role::Orders => "orders",
         Role::Mailer => "mailer",
         Role::Ledger => "ledger",
     }
+}
+
+/// Keys for everyone, from a CA that nobody keeps.
+#[cfg(feature = "tls")]
+fn issue_keys(fabric: &str, dir: &Path) -> Result<(), Failure> {
+    use std::time::SystemTime;
+
+    let now = SystemTime::now();
+    let mut ca = ripstop::security::Ca::new(fabric, now, 30)?;
+    for role in [Role::Pricing, Role::Orders, Role::Mailer, Role::Ledger] {
+        let issued =
+            ca.issue(service(role), now - ripstop::security::Ca::SKEW, ca.expires())?;
+        issued.write(&dir.join(service(role)))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "tls"))]
+fn issue_keys(_: &str, _: &Path) -> Result<(), Failure> {
+    Ok(())
 }
 
 /// A directory of this user's only, removed when dropped.
