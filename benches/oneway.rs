@@ -1,12 +1,12 @@
 //! One-way throughput between two processes over TCP loopback: PUSH to PULL.
 //!
 //! `cargo bench --bench oneway [-- SIZE…]` prints, for each size, millions of messages a second: our sockets with
-//! `recv`, with `recv_many`, libzmq (where a C compiler and its headers are: `apt-get install libzmq3-dev`), and the
-//! floor: the same frames written in 64 KiB batches and parsed in place, no queue, no message. All take turns, five
-//! rounds of them, and the medians are printed, so that a busy machine is unfair to nobody; the ratios to libzmq are
-//! the medians of the rounds' own ratios.
+//! `recv`, with `recv_many`, with `recv_many` over TLS, libzmq (where a C compiler and its headers are:
+//! `apt-get install libzmq3-dev`), and the floor: the same frames written in 64 KiB batches and parsed in place, no
+//! queue, no message. All take turns, five rounds of them, and the medians are printed, so that a busy machine is
+//! unfair to nobody; the ratios to libzmq are the medians of the rounds' own ratios.
 //!
-//! With `--curve` ours and libzmq's encrypt; the floor stays plain.
+//! With `--curve` the first two and libzmq encrypt by CURVE; the floor stays plain.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,38 +15,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ripstop::socket::{ConnectOptions, Options, Pull, Push};
+use ripstop::zmtp::curve::SecretKey;
 
 /// The switch, and what tells the other process of it.
 const CURVE: &str = "--curve";
 
-/// Those of libzmq's documentation: zmq_curve(7).
-#[cfg(feature = "curve")]
-mod curve_keys {
-    use ripstop::socket::{ConnectOptions, Options};
-    use ripstop::zmtp::curve::{ParseKeyError, SecretKey};
-
-    pub fn listening() -> Result<Options, ParseKeyError> {
-        Ok(Options::new().curve_server("JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6".parse()?))
-    }
-
-    pub fn dialling() -> Result<ConnectOptions, ParseKeyError> {
-        let server = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7".parse()?;
-        let client: SecretKey = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs".parse()?;
-        Ok(ConnectOptions::new().curve(server, client.into()))
-    }
+/// The keys of libzmq's documentation: zmq_curve(7).
+fn curve_listening() -> Result<Options> {
+    Ok(Options::new().curve_server("JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6".parse()?))
 }
 
-#[cfg(not(feature = "curve"))]
-mod curve_keys {
-    use ripstop::socket::{ConnectOptions, Options};
-
-    pub fn listening() -> Result<Options, &'static str> {
-        Err("--curve needs the feature curve")
-    }
-
-    pub fn dialling() -> Result<ConnectOptions, &'static str> {
-        Err("--curve needs the feature curve")
-    }
+fn curve_dialling() -> Result<ConnectOptions> {
+    let server = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7".parse()?;
+    let client: SecretKey = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs".parse()?;
+    Ok(ConnectOptions::new().curve(server, client.into()))
 }
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -76,12 +58,12 @@ fn main() -> Result<()> {
             None
         }
     };
-    keys()?;
+    make_keys()?;
     let peers = [Peer::Recv, Peer::Many, Peer::Tls, Peer::Floor].into_iter().chain(libzmq.map(Peer::Libzmq));
     let peers: Vec<_> = peers.collect();
     println!("PUSH to PULL, two processes, TCP loopback, {} cores; million messages/s, medians", cores());
     if curve {
-        println!("CURVE, but for tls and the floor");
+        println!("CURVE, but for TLS and the floor");
     }
     println!(
         "{:>6} {:>7} {:>10} {:>7} {:>7} {:>7} {:>12} {:>17}",
@@ -210,7 +192,7 @@ fn receive(mode: &str, size: usize, count: u64, curve: bool) -> Result<()> {
     let many = mode != "recv";
     let tls = mode == "tls";
     tokio::runtime::Runtime::new()?.block_on(async move {
-        let pull = Pull::with_options(if curve && !tls { curve_keys::listening()? } else { options(tls)? });
+        let pull = Pull::with_options(if curve && !tls { curve_listening()? } else { options(tls)? });
         let endpoint = if tls { "tls+tcp://127.0.0.1:0" } else { "tcp://127.0.0.1:0" };
         println!("{}", pull.bind(endpoint).await?);
         let elapsed = tokio::spawn(async move {
@@ -239,7 +221,7 @@ fn receive(mode: &str, size: usize, count: u64, curve: bool) -> Result<()> {
 fn send(endpoint: &str, size: usize, count: u64, curve: bool) -> Result<()> {
     let endpoint = endpoint.to_owned();
     let tls = endpoint.starts_with("tls");
-    let connect = if curve && !tls { curve_keys::dialling()? } else { ConnectOptions::new() };
+    let connect = if curve && !tls { curve_dialling()? } else { ConnectOptions::new() };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async move {
         let push = Push::with_options(options(tls)?);
@@ -262,23 +244,24 @@ fn place(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-fn keys() -> Result<()> {
+/// A throw-away certificate that both processes read and trust.
+fn make_keys() -> Result<()> {
     let key = rcgen::KeyPair::generate()?;
     let params = rcgen::CertificateParams::new(vec!["ripstop.invalid".to_owned()])?;
     let cert = params.self_signed(&key)?;
-    std::fs::write(place("k.pem"), key.serialize_pem())?;
-    std::fs::write(place("c.pem"), cert.pem())?;
+    std::fs::write(place("oneway-key.pem"), key.serialize_pem())?;
+    std::fs::write(place("oneway-cert.pem"), cert.pem())?;
     Ok(())
 }
 
-fn options(tls: bool) -> Result<ripstop::socket::Options> {
+fn options(tls: bool) -> Result<Options> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    let options = ripstop::socket::Options::new();
+    let options = Options::new();
     if !tls {
         return Ok(options);
     }
-    let cert = CertificateDer::from_pem_file(place("c.pem"))?;
-    let key = PrivateKeyDer::from_pem_file(place("k.pem"))?;
+    let cert = CertificateDer::from_pem_file(place("oneway-cert.pem"))?;
+    let key = PrivateKeyDer::from_pem_file(place("oneway-key.pem"))?;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cert.clone())?;
     let server = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key)?;

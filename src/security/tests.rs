@@ -1,4 +1,5 @@
 //! Certificates good and bad, shown to real handshakes.
+#![allow(clippy::unwrap_used)] // the helpers are tests, too
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -208,8 +208,7 @@ fn issue_keys(fabric: &str, dir: &Path) -> Result<(), Failure> {
     let now = SystemTime::now();
     let mut ca = ripstop::security::Ca::new(fabric, now, 30)?;
     for role in [Role::Pricing, Role::Orders, Role::Mailer, Role::Ledger] {
-        let issued =
-            ca.issue(service(role), now - ripstop::security::Ca::SKEW, ca.expires())?;
+        let issued = ca.issue(service(role), now - ripstop::security::Ca::SKEW, ca.expires())?;
         issued.write(&dir.join(service(role)))?;
     }
     Ok(())
