@@ -74,12 +74,21 @@ static double now(void) {
 // For each line on standard input, says how many different topics come within two seconds.
 static void subscribe(void *context, const char *endpoint, int topics) {
     void *socket = zmq_socket(context, ZMQ_SUB);
+    zmq_connect(socket, endpoint);
+    // Connected, slowly, and with a look at its events now and then, which is when it learns that a queue was emptied:
+    // else all that are more than its high-water mark are lost the first time already.
+    usleep(300000);
     for (int topic = 0; topic < topics; topic++) {
         char text[32];
         int length = snprintf(text, sizeof text, "topic.%05d", topic);
         zmq_setsockopt(socket, ZMQ_SUBSCRIBE, text, length);
+        if (topic % 100 == 99) {
+            int events;
+            size_t size = sizeof events;
+            usleep(5000);
+            zmq_getsockopt(socket, ZMQ_EVENTS, &events, &size);
+        }
     }
-    zmq_connect(socket, endpoint);
     int timeout = 50;
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &timeout, sizeof timeout);
     char line[16], *seen = malloc(topics);
