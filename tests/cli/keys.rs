@@ -424,7 +424,7 @@ fn certificates_of_openssl_are_good_too() {
                 ok(&place, &format!("show {kind}"));
             } else {
                 assert!(
-                    fails(&place, &format!("verify {kind}"), 1).contains("servers and clients"),
+                    fails(&place, &format!("verify {kind}"), 1).contains("serverAuth and clientAuth"),
                     "{kind}"
                 );
             }

@@ -118,6 +118,8 @@ pub(super) async fn orders(node: &Node, input: Option<&Path>) -> Result<(), Fail
                     tokio::spawn(async move {
                         let there = |present: &[Option<NodeId>]| present.contains(&Some(id));
                         if until_there(&node, "pricing", there).await.is_ok() {
+                            // A link to it is up when it has answered; until then calls would go to the others.
+                            node.peers().await;
                             replaced.send_replace(true);
                         }
                     });

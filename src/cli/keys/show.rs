@@ -65,6 +65,9 @@ fn print(file: &Path, item: &Item, first: bool, out: &mut Output) -> Result<(), 
             Value::Bool(false) => "no".into(),
             other => other.to_string(),
         };
+        if text.is_empty() {
+            continue;
+        }
         out.line(format!("  {:<9}  {text}", name.replace('_', " ")))?;
     }
     Ok(())
@@ -83,14 +86,6 @@ pub(super) fn first_serial(path: &Path) -> Result<String, Failure> {
 /// The first URI that the first certificate of a file names.
 pub(super) fn first_identity(path: &Path) -> Result<Option<String>, Failure> {
     first(path, |certificate| uris(certificate).into_iter().next())
-}
-
-/// Whether the first certificate of a file is for servers and for clients; one that does not say what it is for is for both.
-pub(super) fn first_is_for_both(path: &Path) -> Result<bool, Failure> {
-    first(path, |certificate| match certificate.extended_key_usage() {
-        Ok(Some(usage)) => usage.value.any || (usage.value.server_auth && usage.value.client_auth),
-        _ => true,
-    })
 }
 
 fn first<T>(path: &Path, of: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, Failure> {

@@ -11,7 +11,7 @@ use ripstop::{
 };
 use serde_json::json;
 
-use super::{DAY, Date, rfc3339, show};
+use super::{DAY, Date, rfc3339};
 use crate::{
     exit::{Exit, Failure},
     output::{Output, remark},
@@ -28,11 +28,6 @@ pub(super) fn run(dir: &Path, out: &mut Output) -> Result<(), Failure> {
     if let Err(refusal) = keys.check_own(now) {
         let what = format!("{}: the others would refuse this node: {refusal}", dir.display());
         return Err(Failure::coded(Exit::Failed, refusal.code(), what));
-    }
-    let certificate = dir.join("node.pem");
-    if !show::first_is_for_both(&certificate)? {
-        let what = "is not for both servers and clients (extended key usage), and a node is both: have one issued that is";
-        return Err(Failure::failed(format!("{}: {what}", certificate.display())));
     }
     #[cfg(feature = "curve")]
     let curve = super::curve::check(dir).map_err(wrong)?;
