@@ -27,8 +27,9 @@
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `cli` | yes | the command line `ripstop` |
-//! | `curve` | yes | CURVE, ZeroMQ's encryption, for sockets |
+//! | `curve` | yes | CURVE, ZeroMQ's encryption: for sockets, and for foreign clients of a node with keys |
 //! | `mdns` | yes | discovery on a local network by multicast DNS |
+//! | `tls` | yes | TLS 1.3 between nodes, identities and permissions; the build needs a C compiler, for aws-lc |
 //! | `zeromq` | no | module `interop`: for services written on the `zeromq` crate |
 //!
 //! # Map

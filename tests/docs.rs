@@ -5,7 +5,8 @@
 //! comment before the block says how it is tested:
 //! - `<!-- test: stays -->`: a command that stays until the document ends, as in a terminal of its own, and says that it
 //!   is ready (`stays, silent`: it does not);
-//! - `<!-- test: ci -->`: too long for here; `.ci/run` contains the commands literally.
+//! - `<!-- test: ci -->`: too long for here; `.ci/run` contains the commands literally;
+//! - `<!-- test: docs/security.md -->`: that document has the same commands, and runs them.
 //!
 //! Needs bash and jq (and Python, see `common/python.rs`). Without them it skips loudly; `CI`, or `readme` in
 //! `REQUIRE_RIPSTOP`, makes that a failure.
@@ -305,6 +306,12 @@ fn run(name: &str, cwd: Option<&Path>) {
             "" => desk.run(name, block),
             "stays" | "stays, silent" => desk.stays(block),
             "ci" => {}
+            other if other.ends_with(".md") => {
+                let there = fs::read_to_string(root().join(other)).unwrap();
+                for line in block.text.lines().filter(|line| line.starts_with("$ ")) {
+                    assert!(there.lines().any(|theirs| theirs == line), "{name}: {other} has no {line}");
+                }
+            }
             other => panic!("{name}, line {}: no such test: {other}", block.line),
         }
     }

@@ -56,7 +56,7 @@ impl Keys {
     /// ```
     /// use ripstop::{config::SecurityConfig, security::Keys};
     /// let config = SecurityConfig { dir: Some("no/such/place".into()), ..SecurityConfig::default() };
-    /// assert!(Keys::load(&config, "".as_ref()).unwrap_err().to_string().contains("no/such/place/ca.pem"));
+    /// assert!(Keys::load(&config, "".as_ref()).unwrap_err().to_string().contains("no/such/place/node.pem"));
     /// ```
     pub fn load(config: &SecurityConfig, base: &Path) -> Result<Self, SecurityError> {
         Self::read(&Places::new(config, base)?)

@@ -165,7 +165,7 @@ impl KeyStore {
     }
 
     /// Says what is due to be said at this time.
-    fn remind(&self, now: SystemTime) {
+    pub(super) fn remind(&self, now: SystemTime) {
         lock(&self.reminders).look(&self.current(), now);
     }
 }

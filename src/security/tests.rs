@@ -378,13 +378,29 @@ fn mistakes_are_told_with_the_file_and_what_to_do() {
     );
 }
 
-/// Polls the store's watch until the keys are others, or, if they are not to change, for a while.
-async fn until_changed(store: &Arc<KeyStore>) -> bool {
-    let mut changed = store.changed();
-    tokio::select! {
-        () = store.clone().watch() => unreachable!(),
-        changed = changed.changed() => changed.is_ok(),
-        () = tokio::time::sleep(Duration::from_secs(10)) => false,
+/// Follows the files until the end of the test. Once this has seen one change, it waits for the system's word on the
+/// next, and looks by itself only after 5 s.
+struct Watched {
+    changed: tokio::sync::watch::Receiver<u64>,
+    watch: tokio::task::JoinHandle<()>,
+}
+
+impl Watched {
+    fn new(store: &Arc<KeyStore>) -> Self {
+        Self { changed: store.changed(), watch: tokio::spawn(store.clone().watch()) }
+    }
+
+    /// Whether there are other keys at once.
+    async fn at_once(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_secs(3), self.changed.changed())
+            .await
+            .is_ok_and(|seen| seen.is_ok())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.watch.abort();
     }
 }
 
@@ -402,10 +418,19 @@ async fn changed_files_are_put_in_force_and_broken_ones_are_not() {
     root.issue_into(leaf(BILLING), dir.path());
     assert!(store.reload().unwrap_err().to_string().contains("is for spiffe://shop/service/billing"));
     // New ones, while it is watched.
-    let watched = until_changed(&store);
-    root.issue_into(Leaf { serial: 9, ..leaf(PRICING) }, dir.path());
-    assert!(watched.await);
+    let mut watched = Watched::new(&store);
+    for serial in [9, 10, 11] {
+        root.issue_into(Leaf { serial, ..leaf(PRICING) }, dir.path());
+        assert!(watched.at_once().await, "{serial}");
+    }
     assert!(!Arc::ptr_eq(&before, &store.current()));
+    // Broken while it is watched: the old stays, and what comes then is seen all the same.
+    let before = store.current();
+    write_key(&dir.path().join("node.key"), "half a k");
+    assert!(!watched.at_once().await);
+    assert!(Arc::ptr_eq(&before, &store.current()));
+    root.issue_into(Leaf { serial: 12, ..leaf(PRICING) }, dir.path());
+    assert!(watched.at_once().await);
 }
 
 #[tokio::test]
@@ -426,12 +451,71 @@ async fn a_mounted_secret_is_swapped_at_once() {
         symlink(Path::new("..data").join(name), mount.path().join(name)).unwrap();
     }
     let store = open(mount.path()).unwrap();
-    let watched = until_changed(&store);
-    let swap = async {
-        tokio::task::yield_now().await;
-        fs::rename(version(2), mount.path().join("..data")).unwrap();
-    };
-    assert!(tokio::join!(watched, swap).0);
+    let mut watched = Watched::new(&store);
+    for n in 2..5 {
+        fs::rename(version(n), mount.path().join("..data")).unwrap();
+        assert!(watched.at_once().await, "{n}");
+    }
+}
+
+/// What is logged while this runs, and the gauge afterwards.
+fn reminded(store: &KeyStore, now: SystemTime) -> (String, f64) {
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let recorder = metrics_util::debugging::DebuggingRecorder::new();
+    let gauges = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        tracing::subscriber::with_default(subscriber, || store.remind(now));
+    });
+    let gauge = gauges.snapshot().into_vec().into_iter().find_map(|(key, _, _, value)| match value {
+        metrics_util::debugging::DebugValue::Gauge(value)
+            if key.key().name() == "ripstop_certificate_expires_seconds" =>
+        {
+            Some(value.0)
+        }
+        _ => None,
+    });
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    (logged, gauge.unwrap())
+}
+
+#[test]
+fn the_end_of_a_certificate_is_told_in_time() {
+    let root = Authority::new("shop CA");
+    let dir = root.issue(leaf(PRICING));
+    fs::write(dir.path().join("crl.pem"), root.revoke(1, SystemTime::now() + DAY * 10)).unwrap();
+    let store = open(dir.path()).unwrap();
+    let end = store.current().expires();
+    let (logged, left) = reminded(&store, end - DAY * 8);
+    assert_eq!((logged.contains("certificate"), left), (false, 8.0 * 86_400.0), "{logged}");
+    // Once a day.
+    let (logged, left) = reminded(&store, end - DAY * 6);
+    assert!(logged.contains("WARN") && logged.contains("the certificate runs out soon"), "{logged}");
+    assert_eq!(left, 6.0 * 86_400.0);
+    let (logged, _) = reminded(&store, end - DAY * 6 + DAY / 2);
+    assert!(!logged.contains("certificate"), "{logged}");
+    let (logged, _) = reminded(&store, end - DAY * 5);
+    assert!(logged.contains("the certificate runs out soon"), "{logged}");
+    let (logged, left) = reminded(&store, end + DAY);
+    assert!(logged.contains("ERROR") && logged.contains("the certificate has run out"), "{logged}");
+    assert_eq!(left, 0.0);
+    // The list that was to be replaced.
+    let store = open(dir.path()).unwrap();
+    assert!(!reminded(&store, SystemTime::now()).0.contains("revocation list"));
+    let (logged, _) = reminded(&store, SystemTime::now() + DAY * 11);
+    assert!(logged.contains("a revocation list was to be replaced by now"), "{logged}");
 }
 
 #[tokio::test]
