@@ -5,12 +5,10 @@
 //! handshake, so that a change of keys reaches the next connection.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 #[cfg(feature = "tls")]
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::Stream;
 
@@ -69,12 +67,15 @@ impl Connector {
 impl Acceptor {
     /// Waits for the first byte, and for the whole handshake if it is that of TLS. Not cancel safe: what was read is
     /// lost with the connection.
-    pub(crate) async fn accept(&self, mut stream: Stream) -> io::Result<First> {
-        let first = stream.read_u8().await?;
-        let stream: Stream = Box::new(Again { first: Some(first), stream });
-        match first {
-            FIRST_BYTE => self.handshake(stream).await.map(|(stream, proof)| First::Tls(stream, proof)),
-            _ => Ok(First::Plain(stream)),
+    pub(crate) async fn accept(&self, stream: Stream) -> io::Result<First> {
+        // Room for the one byte to be looked at. All later reads ask for more than that, and so go past it.
+        let mut stream = BufReader::with_capacity(1, stream);
+        match stream.fill_buf().await?.first() {
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(&FIRST_BYTE) => {
+                self.handshake(Box::new(stream)).await.map(|(stream, proof)| First::Tls(stream, proof))
+            }
+            Some(_) => Ok(First::Plain(Box::new(stream))),
         }
     }
 }
@@ -89,54 +90,6 @@ pub(crate) fn explain(error: &io::Error) -> String {
         // Also what rustls makes of a connection that ends without a goodbye.
         io::ErrorKind::UnexpectedEof => "the peer closed the connection".into(),
         _ => error.to_string(),
-    }
-}
-
-/// A stream whose first byte was read already, and is read again.
-struct Again {
-    first: Option<u8>,
-    stream: Stream,
-}
-
-impl AsyncRead for Again {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if buf.remaining() > 0
-            && let Some(first) = self.first.take()
-        {
-            buf.put_slice(&[first]);
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Again {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
