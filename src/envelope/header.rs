@@ -412,7 +412,11 @@ fn read(reader: &mut Reader<'_>, length: usize, place: &mut &'static str) -> Res
             }
         };
         match key {
-            b"dl" => fields.dl = field(reader, place, "header.fields.dl", Reader::uint)?,
+            b"dl" => {
+                // No more than `encode` can write, so that what was read is written as it was.
+                let ms = field(reader, place, "header.fields.dl", Reader::uint)?;
+                fields.dl = ms.map(|ms| ms.min(u64::from(u32::MAX)));
+            }
             b"sq" => fields.sq = field(reader, place, "header.fields.sq", Reader::uint)?,
             b"at" => fields.at = field(reader, place, "header.fields.at", uint32)?,
             b"cv" => fields.cv = field(reader, place, "header.fields.cv", uint32)?,

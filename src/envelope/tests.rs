@@ -230,6 +230,9 @@ fn header_takes_what_other_encoders_write() {
     let header = Header::decode(bytes).unwrap();
     assert_eq!((header.kind, header.id, header.fields.dl), (Kind::Work, 9, None));
     assert_eq!(header.fields.rare().unwrap().k.as_deref(), Some("b"));
+    // A deadline of more milliseconds than we write.
+    let bytes = b"\x94\x01\x00\x00\x81\xa2dl\xcf\0\0\0\x01\0\0\0\0";
+    assert_eq!(Header::decode(bytes).unwrap().fields.dl, Some(u64::from(u32::MAX)));
 }
 
 #[test]
