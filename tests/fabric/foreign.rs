@@ -177,6 +177,28 @@ async fn ping_says_who_is_there() {
 }
 
 #[tokio::test]
+async fn a_topic_opened_again_goes_on_counting() {
+    let (node, url) = pricing().await;
+    let sub = Sub::new();
+    sub.subscribe("pricing.");
+    sub.connect(&url).unwrap();
+    let other = node.publisher::<u64>("pricing.other").await.unwrap();
+    soon(other.ready(1).into_future()).await.unwrap();
+    for n in 1..=3 {
+        let publisher = node.publisher::<u64>("pricing.changed").await.unwrap();
+        publisher.publish(&n).await.unwrap();
+        drop(publisher);
+        let message = soon(sub.recv()).await.unwrap();
+        let sequence = Parts::read(&message, 0).unwrap().header.unwrap().fields.sq;
+        assert_eq!(sequence, Some(n));
+    }
+    // Another topic has numbers of its own.
+    other.publish(&0).await.unwrap();
+    let message = soon(sub.recv()).await.unwrap();
+    assert_eq!(Parts::read(&message, 0).unwrap().header.unwrap().fields.sq, Some(1));
+}
+
+#[tokio::test]
 async fn subscribers_get_what_begins_with_their_prefix() {
     let (node, url) = pricing().await;
     let (sub, xsub, all) = (Sub::new(), XSub::new(), Sub::new());

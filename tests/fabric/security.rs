@@ -1,5 +1,6 @@
 //! Nodes with keys: who gets in, and who may do what.
 
+use std::collections::{HashMap, HashSet};
 use std::future::IntoFuture;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ struct Shop {
     ca: Ca,
     dir: tempfile::TempDir,
     lan: Memory,
-    serials: std::collections::HashMap<String, String>,
+    serials: HashMap<String, String>,
 }
 
 impl Shop {
@@ -375,15 +376,12 @@ async fn a_rotation_under_load_loses_nothing() {
         }
     });
     let taken = tokio::spawn(async move {
-        let mut next = 0;
+        // Each once; the new connection may be ahead of the old one.
+        let mut taken = HashSet::new();
         while let Some(item) = work.recv().await {
-            assert_eq!(item.unwrap().body, next);
-            next += 1;
-            if next % 16 == 0 {
-                tokio::task::yield_now().await;
-            }
+            assert!(taken.insert(item.unwrap().body));
         }
-        next
+        taken.len() as u64
     });
     let heard = tokio::spawn(async move {
         let mut next = 0;

@@ -62,6 +62,35 @@ pub(crate) struct Topics {
     /// Rises with each change of `subscribers`, so that topics know when to look again.
     generation: watch::Sender<u64>,
     topics: DashMap<String, Arc<Topic>>,
+    closed: Mutex<Closed>,
+}
+
+/// The numbers go on when a topic is opened once more: a lower one would look like an event that was heard before.
+#[derive(Default)]
+struct Closed {
+    /// The last number of each topic that had one.
+    last: HashMap<String, u64>,
+    /// No topic that `last` does not know had a higher one.
+    highest: u64,
+}
+
+/// Topics that are closed and whose last number is known, at most. Of one beyond it an event may be told as missed that
+/// never was.
+const CLOSED: usize = 65_536;
+
+impl Closed {
+    fn note(&mut self, subject: &str, last: u64) {
+        if self.last.len() >= CLOSED {
+            self.highest = self.last.drain().map(|(_, last)| last).fold(self.highest, u64::max);
+        }
+        if last > 0 {
+            self.last.insert(subject.to_owned(), last);
+        }
+    }
+
+    fn take(&mut self, subject: &str) -> u64 {
+        self.last.remove(subject).unwrap_or(self.highest)
+    }
 }
 
 /// One connection that subscribes.
@@ -144,6 +173,7 @@ impl Topics {
             subscribers: RwLock::default(),
             generation: watch::Sender::new(1),
             topics: DashMap::new(),
+            closed: Mutex::default(),
         }
     }
 
@@ -155,9 +185,10 @@ impl Topics {
 
     fn open(&self, subject: &str) -> Arc<Topic> {
         let topic = self.topics.entry(subject.to_owned()).or_insert_with(|| {
+            let sequence = lock(&self.closed).take(subject);
             Arc::new(Topic {
                 subject: subject.to_owned(),
-                state: Mutex::default(),
+                state: Mutex::new(TopicState { sequence, ..TopicState::default() }),
                 turn: tokio::sync::Mutex::default(),
                 publishers: AtomicU64::new(0),
             })
@@ -171,7 +202,14 @@ impl Topics {
         topic.publishers.fetch_sub(1, Ordering::Relaxed) == 1
             && self
                 .topics
-                .remove_if(&topic.subject, |_, topic| topic.publishers.load(Ordering::Relaxed) == 0)
+                .remove_if(&topic.subject, |_, topic| {
+                    let last = topic.publishers.load(Ordering::Relaxed) == 0;
+                    // While nobody can open it.
+                    if last {
+                        lock(&self.closed).note(&topic.subject, lock(&topic.state).sequence);
+                    }
+                    last
+                })
                 .is_some()
     }
 

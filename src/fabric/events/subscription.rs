@@ -67,6 +67,9 @@ struct Feed {
     heard: u64,
     /// The connection that it takes over from and that is still heard: what follows a gap waits for it.
     after: Option<u64>,
+    /// It took over from another one, which has brought some of its events before: also those that are still under way
+    /// when the other one has left.
+    successor: bool,
     /// The subject that it was last found to be allowed to publish, under this generation of the table: mostly the next
     /// one's, too.
     allowed: Option<(Box<str>, u64)>,
@@ -135,7 +138,8 @@ impl Subscriptions {
             let heard = before.map_or(pipe.id(), |before| before.heard);
             let after = before.map(|before| before.pipe.id());
             feeds.heard.entry(heard).or_default();
-            feeds.all.insert(pipe.id(), Feed { pipe: pipe.clone(), heard, after, allowed: None });
+            let successor = after.is_some();
+            feeds.all.insert(pipe.id(), Feed { pipe: pipe.clone(), heard, after, successor, allowed: None });
         }
     }
 
@@ -163,12 +167,12 @@ impl Subscriptions {
             let entries = read(&self.entries);
             let Feeds { all, heard } = &mut *feeds;
             let heir = all.values().find(|heir| heir.after == Some(pipe.id())).map(|heir| heir.pipe.clone());
-            let twice = heir.is_some() || all.get(&pipe.id()).is_some_and(|feed| feed.after.is_some());
             // Another connection to the same publisher has taken over.
             let Some(feed) = all.get_mut(&pipe.id()) else {
                 received.messages.clear();
                 return Flow::Continue;
             };
+            let twice = heir.is_some() || feed.successor;
             let heard = heard.entry(feed.heard).or_default();
             for message in &received.messages {
                 let Ok(incoming) = wire::parse(message) else {
@@ -189,7 +193,7 @@ impl Subscriptions {
                 let sequence = header.and_then(|header| header.fields.sq);
                 let last = heard.get(incoming.subject).copied();
                 if let (Some(now), Some(last), true) = (sequence, last, twice) {
-                    // Two connections bring the same for a while, when one takes over from the other.
+                    // Two connections bring the same when one takes over from the other.
                     if now <= last {
                         done += 1;
                         continue;
