@@ -1,5 +1,6 @@
 // The victims of hostile.rs with libzmq, all of it at its defaults. Built by hostile.rs with cc, if libzmq is there.
 #include <assert.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,7 +61,11 @@ static void publish(void *context, const char *endpoint, int topics) {
             char text[32];
             int length = snprintf(text, sizeof text, "topic.%05d", topic);
             zmq_send(socket, text, length, 0);
-            if (topic % 100 == 99) usleep(1000);
+            if (topic % 100 == 99) {
+                // The end of standard input is that of whoever started this.
+                struct pollfd input = {STDIN_FILENO, POLLIN, 0};
+                if (poll(&input, 1, 1) > 0) return;
+            }
         }
     }
 }
@@ -71,7 +76,7 @@ static double now(void) {
     return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-// For each line on standard input, says how many different topics come within two seconds.
+// For each line on standard input, says how many different topics come within that many milliseconds.
 static void subscribe(void *context, const char *endpoint, int topics) {
     void *socket = zmq_socket(context, ZMQ_SUB);
     zmq_connect(socket, endpoint);
@@ -95,7 +100,7 @@ static void subscribe(void *context, const char *endpoint, int topics) {
     while (fgets(line, sizeof line, stdin)) {
         memset(seen, 0, topics);
         int different = 0;
-        for (double until = now() + 2; now() < until;) {
+        for (double until = now() + atoi(line) / 1e3; now() < until;) {
             char text[32] = {0};
             if (zmq_recv(socket, text, sizeof text - 1, 0) < 0) continue;
             int topic = atoi(text + strlen("topic."));
