@@ -349,8 +349,8 @@ impl Directory {
     }
 
     /// The hello of an authenticated link: who stands behind `key`. The instance becomes live; a configured address becomes
-    /// that node's. A later hello replaces an earlier one, unless its epoch is lower. `hello.endpoints` may be empty: then the
-    /// listed ones stay.
+    /// that node's. Where another node than `key` answers and no address is configured, nothing changes. A later hello
+    /// replaces an earlier one, unless its epoch is lower. `hello.endpoints` may be empty: then the listed ones stay.
     ///
     /// ```
     /// use ripstop::discovery::{Advert, Directory, Key, NodeId, State};

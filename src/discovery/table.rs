@@ -174,7 +174,17 @@ impl Table {
         }
         let at = Key::Node(node);
         if before != at {
-            self.move_configured(&before, key, &at, now);
+            // Another one than was dialled. It may say that it is any node: that makes a configured address lead to it, and
+            // nothing else. Of a node that is connected only its own connection has the word.
+            let live = self.records.get(&at).and_then(|record| record.hello.as_ref());
+            let (live, another) = (live.is_some(), live.is_some_and(|live| live.service != hello.service));
+            if another || !self.move_configured(&before, key, &at, now) {
+                return;
+            }
+            self.touched.insert(at.clone());
+            if live {
+                return;
+            }
         }
         let record = self.records.entry(at.clone()).or_insert_with(|| Record::new(now));
         // A link of an earlier life that is slow to die must not undo what a later one said.
@@ -314,10 +324,10 @@ impl Table {
         true
     }
 
-    /// Moves configured addresses (listings without a node) to the node that answered there.
-    fn move_configured(&mut self, from: &Key, dialled: &Key, to: &Key, now: Instant) {
-        let Key::Node(node) = to else { return };
-        let Some(record) = self.records.get_mut(from) else { return };
+    /// Moves configured addresses (listings without a node) to the node that answered there, if there are any.
+    fn move_configured(&mut self, from: &Key, dialled: &Key, to: &Key, now: Instant) -> bool {
+        let Key::Node(node) = to else { return false };
+        let Some(record) = self.records.get_mut(from) else { return false };
         let moves = |l: &Listing| match (&l.listed_as, dialled) {
             (Key::Endpoint(_), Key::Endpoint(_)) => l.listed_as == *dialled,
             (Key::Endpoint(_), Key::Node(_)) => true,
@@ -327,7 +337,7 @@ impl Table {
         record.listings = kept;
         let first_seen = record.first_seen;
         if moved.is_empty() {
-            return;
+            return false;
         }
         self.touched.insert(from.clone());
         for listing in &moved {
@@ -337,6 +347,7 @@ impl Table {
         record.first_seen = record.first_seen.min(first_seen);
         record.listings.extend(moved);
         record.listings.sort_by_key(|l| l.source);
+        true
     }
 
     fn unlist(&mut self, key: &Key, gone: impl Fn(&Listing) -> bool) {

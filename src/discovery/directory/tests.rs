@@ -195,6 +195,36 @@ async fn a_configured_address_becomes_the_node_that_answers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_answers_in_anothers_place_changes_nothing_of_the_other() {
+    let lan = Memory::new();
+    let here = directory();
+    here.add_source(Arc::new(lan.source()));
+    let (pricing, ledger, evil) = (NodeId::random(), NodeId::random(), NodeId::random());
+    let (one, two) = (lan.source(), lan.source());
+    announce(&one, advert(pricing, 1)).await;
+    announce(&two, Advert::new(ledger, "default", "ledger").root("ledger").endpoint(at(2))).await;
+    until(&here, "found", |d| d.all().len() == 2).await;
+    let before = [here.find(&ledger.into()), here.find(&pricing.into())];
+
+    // Whoever answers at an address of pricing's says that it is yet another, or the ledger.
+    here.met(&pricing.into(), Advert::new(evil, "default", "pricing").root("pricing").endpoint(at(666)));
+    here.met(&pricing.into(), Advert::new(ledger, "default", "pricing").root("ledger").endpoint(at(666)));
+    here.met(&pricing.into(), Advert::new(ledger, "default", "ledger").root("ledger").endpoint(at(666)));
+    assert_eq!([here.find(&ledger.into()), here.find(&pricing.into())], before);
+    assert_eq!(here.all().len(), 2);
+
+    // Nor does a configured peer get the place of one that is connected.
+    here.add_source(Arc::new(Static::new(vec![PeerConfig::new("evil", at(666))], "default")));
+    until(&here, "listed", |d| d.all().len() == 3).await;
+    let address = Key::Endpoint(at(666));
+    here.met(&ledger.into(), Advert::new(ledger, "default", "ledger").root("ledger"));
+    let live = here.find(&ledger.into());
+    here.met(&address, Advert::new(ledger, "default", "evil").root("ledger"));
+    assert_eq!(here.find(&ledger.into()), live);
+    assert_eq!(here.find(&address).unwrap().key, address);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_configured_address_of_our_own_is_dropped() {
     let me = NodeId::random();
     let here = Directory::new("default", me);
