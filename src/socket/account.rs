@@ -3,7 +3,7 @@
 //! ```text
 //!   queued for it (Outgoing::bytes, under the pipe's lock)
 //! + waiting: received, and not taken yet           ┐
-//! + kept: its subscriptions                        ├ here, without a lock
+//! + kept: its subscriptions, the queues it pulls   ├ here, without a lock
 //! + unfinished: the message that has begun         ┘
 //! ≤ LinkOptions::memory
 //! ```

@@ -9,9 +9,12 @@ use std::{
 };
 
 use ripstop::{
-    HandlerError,
+    HandlerError, Message, Node,
+    config::Config,
     discovery::Memory,
-    fabric::{Fate, PushError},
+    envelope::{CreditBody, ErrorBody, Header, Kind, encode_body},
+    fabric::{Fate, NodeBuilder, PushError},
+    socket::{Dealer, Event},
 };
 use tokio::sync::mpsc;
 
@@ -179,4 +182,62 @@ async fn the_longest_timeout_is_no_panic() {
     let publisher = sender.publisher::<u64>("shop.open").await.unwrap();
     let _subscription = mailer.subscribe::<u64>("shop.open").await.unwrap();
     soon(publisher.ready(1).timeout(Duration::MAX).into_future()).await.unwrap();
+}
+
+/// A puller that says what we want it to.
+async fn puller(sender: NodeBuilder, queues: &[&str]) -> (Node, Dealer) {
+    let puller = Dealer::new();
+    let endpoint = puller.bind("tcp://127.0.0.1:0").await.unwrap();
+    let sender = sender.local(false).mdns(false).peer("mailer", endpoint, queues).start().await.unwrap();
+    (sender, puller)
+}
+
+async fn say(puller: &Dealer, kind: Kind, queue: &str, body: &impl serde::Serialize) {
+    let (mut header, mut encoded) = (Vec::new(), Vec::new());
+    Header::new(kind, 0).encode(&mut header);
+    encode_body(body, &mut encoded).unwrap();
+    puller.send(Message::from_frames([queue.as_bytes(), &header, &encoded])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_puller_names_no_more_queues_than_fit_into_its_account() {
+    let mut config = Config::default();
+    (config.limits.max_message, config.limits.peer_memory) = (64 << 10, 64 << 10);
+    let (sender, puller) = puller(Node::builder("shop").config(config), &["emails"]).await;
+    let mut monitor = puller.monitor();
+    let push = tokio::spawn({
+        let sender = sender.clone();
+        async move { sender.push("emails", &1u64).await }
+    });
+    say(&puller, Kind::Credit, "emails", &CreditBody(5)).await;
+    assert_eq!(soon(push).await.unwrap().unwrap(), Fate::Queued);
+    // The same one again and again is no more.
+    for _ in 0..1000 {
+        say(&puller, Kind::Credit, "emails", &CreditBody(1)).await;
+    }
+    for n in 0..100 {
+        say(&puller, Kind::Credit, &format!("emails.{n}"), &CreditBody(1)).await;
+    }
+    assert_eq!(soon(sender.push("emails.99", &1u64).into_future()).await.unwrap(), Fate::Queued);
+    for n in 0..200 {
+        say(&puller, Kind::Credit, &format!("emails.{n}"), &CreditBody(1)).await;
+    }
+    let ended = async { while !matches!(monitor.next().await, Some(Event::Disconnected { .. })) {} };
+    soon(ended).await;
+}
+
+#[tokio::test]
+async fn why_a_puller_says_no_is_cut() {
+    let (sender, puller) = puller(Node::builder("shop"), &["emails"]).await;
+    let push = tokio::spawn({
+        let sender = sender.clone();
+        async move { sender.push("emails", &1u64).await }
+    });
+    let mut error = ErrorBody::default();
+    error.message = "no!".repeat(100_000);
+    say(&puller, Kind::Error, "emails", &error).await;
+    match soon(push).await.unwrap().unwrap_err() {
+        PushError::Forbidden { reason, .. } => assert_eq!(reason.len(), 255),
+        error => panic!("{error}"),
+    }
 }

@@ -27,6 +27,7 @@ use crate::{
     message::Frame,
     security::Action,
     socket::{
+        Limit,
         core::Flow,
         pipe::{Pipe, Put},
     },
@@ -60,10 +61,22 @@ struct Pullers {
 }
 
 impl Pullers {
-    fn leave(&mut self, pipe: &Pipe) {
+    /// Whether it was one of them.
+    fn leave(&mut self, pipe: &Pipe) -> bool {
+        let before = self.outlets.len();
         self.outlets.retain(|outlet| outlet.pipe.id() != pipe.id());
         self.forbidden.retain(|(of, _)| *of != pipe.id());
+        self.outlets.len() < before
     }
+}
+
+/// What a puller's queue counts in its memory account beside the name: the queue's place in the table, and its own there.
+const QUEUE: usize = 512;
+/// Why a peer says no is kept up to this length, in bytes.
+const REASON: usize = 255;
+
+fn cost(queue: &str) -> usize {
+    queue.len() + QUEUE
 }
 
 struct Outlet {
@@ -110,7 +123,12 @@ impl Outlets {
             match parts.header.as_ref().map(|header| header.kind) {
                 Some(Kind::Credit) => match envelope::decode_body::<CreditBody>(parts.body) {
                     Ok(CreditBody(credit)) => match shared.guard.may(pipe, Action::Pull, parts.subject) {
-                        Ok(()) => self.grant(parts.subject, pipe, credit),
+                        Ok(()) => {
+                            if let Err(limit) = self.grant(parts.subject, pipe, credit) {
+                                shared.gate.limited(limit, pipe.origin().remote(), std::time::Instant::now());
+                                return Flow::Close(limit.to_string());
+                            }
+                        }
                         Err(reason) => self.forbid(parts.subject, pipe, reason),
                     },
                     Err(error) => return Flow::Close(error.to_string()),
@@ -133,43 +151,53 @@ impl Outlets {
         Flow::Continue
     }
 
-    fn grant(&self, name: &str, pipe: &Arc<Pipe>, credit: u32) {
-        // Credit for a queue that we don't push to is no use yet, but may be soon. A puller names only queues
-        // it pulls; the connection's cap on a peer's queues bounds the table.
-        const QUEUES: usize = 65_536;
-        if self.queues.len() >= QUEUES && !self.queues.contains_key(name) {
-            return;
-        }
+    /// Credit for a queue that we don't push to is no use yet, but may be soon. It is the puller's to keep within bounds.
+    fn grant(&self, name: &str, pipe: &Arc<Pipe>, credit: u32) -> Result<(), Limit> {
         let queue = self.queues.entry(name.to_owned()).or_default();
-        {
+        let kept = {
             let mut pullers = lock(&queue.state);
             pullers.forbidden.retain(|(of, _)| *of != pipe.id());
             match pullers.outlets.iter_mut().find(|outlet| outlet.pipe.id() == pipe.id()) {
-                Some(outlet) => outlet.credit = outlet.credit.saturating_add(u64::from(credit)),
-                None => pullers.outlets.push(Outlet { pipe: pipe.clone(), credit: u64::from(credit) }),
+                Some(outlet) => {
+                    outlet.credit = outlet.credit.saturating_add(u64::from(credit));
+                    true
+                }
+                None => {
+                    let kept = pipe.keep(cost(name));
+                    if kept {
+                        pullers.outlets.push(Outlet { pipe: pipe.clone(), credit: u64::from(credit) });
+                    }
+                    kept
+                }
             }
+        };
+        if kept {
+            queue.changed.notify_waiters();
+            return Ok(());
         }
-        queue.changed.notify_waiters();
+        drop(queue);
+        self.queues.remove_if(name, |_, queue| !queue.is_useful());
+        Err(Limit::PeerMemory)
     }
 
     /// One side of this connection may not. It is kept only for a queue that we push to.
-    fn forbid(&self, name: &str, pipe: &Pipe, reason: String) {
-        if let Some(queue) = self.queues.get(name) {
-            let mut pullers = lock(&queue.state);
-            pullers.leave(pipe);
-            pullers.forbidden.push((pipe.id(), reason));
-            drop(pullers);
-            queue.changed.notify_waiters();
-        }
+    fn forbid(&self, name: &str, pipe: &Pipe, mut reason: String) {
+        let Some(queue) = self.queues.get(name).filter(|queue| queue.ours.load(Ordering::Relaxed)) else {
+            return self.withdrawn(name, pipe);
+        };
+        reason.truncate(reason.floor_char_boundary(REASON));
+        queue.forget(name, pipe);
+        lock(&queue.state).forbidden.push((pipe.id(), reason));
+        queue.changed.notify_waiters();
     }
 
     fn withdrawn(&self, name: &str, pipe: &Pipe) {
-        self.queues.remove_if(name, |_, queue| !queue.forget(pipe));
+        self.queues.remove_if(name, |_, queue| !queue.forget(name, pipe));
     }
 
     /// The puller behind this connection takes nothing more.
     pub(crate) fn lost(&self, pipe: &Pipe) {
-        self.queues.retain(|_, queue| queue.forget(pipe));
+        self.queues.retain(|name, queue| queue.forget(name, pipe));
     }
 
     /// A connection that was full has room: whoever waits with credit left may go on.
@@ -194,13 +222,16 @@ enum Offered {
 
 impl Queue {
     /// `false`: the queue is of no use any more.
-    fn forget(&self, pipe: &Pipe) -> bool {
-        let mut pullers = lock(&self.state);
-        pullers.leave(pipe);
-        let useful = !pullers.outlets.is_empty() || self.ours.load(Ordering::Relaxed);
-        drop(pullers);
+    fn forget(&self, name: &str, pipe: &Pipe) -> bool {
+        if lock(&self.state).leave(pipe) {
+            pipe.forget(cost(name));
+        }
         self.changed.notify_waiters();
-        useful
+        self.is_useful()
+    }
+
+    fn is_useful(&self) -> bool {
+        self.ours.load(Ordering::Relaxed) || !lock(&self.state).outlets.is_empty()
     }
 
     fn offer(&self, item: &Outgoing<'_>) -> Offered {
