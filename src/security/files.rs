@@ -58,6 +58,11 @@ impl Places {
         })
     }
 
+    /// Where the revocation lists are.
+    pub(super) fn crl(&self) -> &Path {
+        self.crl.path.as_deref().unwrap_or(Path::new("crl.pem"))
+    }
+
     /// All that can be there.
     pub(super) fn all(&self) -> impl Iterator<Item = &Path> {
         let optional = [&self.crl, &self.curve_key, &self.curve_names];
@@ -143,7 +148,14 @@ pub(super) fn revocation_lists(
     file: &Optional,
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, SecurityError> {
     match file.read()? {
-        Some((path, bytes)) => parse(path, &bytes),
+        Some((path, bytes)) => match parse(path, &bytes)? {
+            // Cut off, perhaps: that nobody is revoked says a list that is empty.
+            none if none.is_empty() => Err(wrong(
+                path,
+                "has no revocation list: it should have PEM blocks that begin with -----BEGIN X509 CRL-----",
+            )),
+            found => Ok(found),
+        },
         None => Ok(Vec::new()),
     }
 }

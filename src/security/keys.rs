@@ -69,28 +69,23 @@ impl Keys {
         let anchors = files::certificates(&places.ca)?;
         let lists = files::revocation_lists(&places.crl)?;
         let key = files::private_key(&places.key)?;
-        chain.iter().chain(&anchors).for_each(|der| der.hash(&mut print));
+        (&chain, &anchors).hash(&mut print);
         let standing = print.finish();
-        lists.iter().for_each(|der| der.hash(&mut print));
-        key.secret_der().hash(&mut print);
+        (&lists, key.secret_der()).hash(&mut print);
 
         let first = chain.first().ok_or_else(|| wrong(&places.cert, "has no certificate"))?;
         let identity = identity_of(first).map_err(|refusal| wrong(&places.cert, refusal.to_string()))?;
         let Identity::Service { fabric, .. } = &identity else {
             return Err(wrong(&places.cert, format!("is for {identity}, and a node is a service")));
         };
-        let trust = Trust {
-            ends: anchors.iter().map(|der| not_after(der).unwrap_or(SystemTime::UNIX_EPOCH)).collect(),
-            anchors: anchors
-                .iter()
-                .map(anchor)
-                .collect::<Result<_, _>>()
-                .map_err(|r| wrong(&places.ca, r))?,
-            lists: Lists::new(&lists)
-                .map_err(|reason| wrong(places.crl.path.as_deref().unwrap_or(Path::new("crl")), reason))?,
-            algorithms: provider.signature_verification_algorithms,
-            fabric: fabric.clone(),
-        };
+        let algorithms = provider.signature_verification_algorithms;
+        let ends = anchors.iter().map(|der| not_after(der).unwrap_or(SystemTime::UNIX_EPOCH)).collect();
+        let cas = anchors;
+        let anchors = cas.iter().map(anchor).collect::<Result<Vec<_>, _>>();
+        let anchors = anchors.map_err(|reason| wrong(&places.ca, reason))?;
+        let lists = Lists::new(&lists, &cas, &anchors, &algorithms);
+        let lists = lists.map_err(|reason| wrong(places.crl(), reason))?;
+        let trust = Trust { anchors, ends, lists, algorithms, fabric: fabric.clone() };
         let trust = Arc::new(trust);
         let expires = chain.iter().filter_map(not_after).min().unwrap_or(SystemTime::UNIX_EPOCH);
         let own = CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|error| match error {
@@ -269,12 +264,9 @@ impl Curve {
             None => super::CurveNames::default(),
         };
         if let Some(own) = &own {
-            print.write(own.public().as_bytes());
+            own.public().as_bytes().hash(print);
         }
-        for (name, key) in names.iter() {
-            print.write(name.as_bytes());
-            print.write(key.as_bytes());
-        }
+        names.iter().for_each(|(name, key)| (name, key.as_bytes()).hash(print));
         Ok(Self { own: own.map(Arc::new), names })
     }
 }

@@ -91,7 +91,8 @@ impl KeyStore {
     /// changes nothing.
     ///
     /// # Errors
-    /// As [`Keys::load`]; also a certificate that is for another service, or that no CA in `ca` has issued.
+    /// As [`Keys::load`]; also a certificate that is for another service, or that no CA in `ca` has issued, and lists that
+    /// lack one that was there before.
     ///
     /// ```no_run
     /// # fn f(store: &ripstop::security::KeyStore) -> Result<(), ripstop::security::SecurityError> {
@@ -106,6 +107,13 @@ impl KeyStore {
         if new.identity() != old.identity() {
             let reason = format!("is for {}, and this node is {}", new.identity(), old.identity());
             return Err(super::files::wrong(&self.places.cert, reason));
+        }
+        let (before, after) = (&old.trust, &new.trust);
+        let mut trusted = after.anchors.iter().map(|anchor| &anchor.subject_public_key_info[..]);
+        if trusted.any(|ca| before.lists.of.contains(ca) && !after.lists.of.contains(ca)) {
+            let reason =
+                "lacks the revocation list of a CA that had one: whoever is on it would be let in again";
+            return Err(super::files::wrong(self.places.crl(), reason));
         }
         match new.check_own(SystemTime::now()) {
             // Whom else the lists name counts all the same; what becomes of us is up to the others.
@@ -188,6 +196,7 @@ fn own(places: &Places, refusal: &super::Refusal) -> SecurityError {
 struct Reminders {
     certificate: Option<SystemTime>,
     list: Option<SystemTime>,
+    stray: Option<SystemTime>,
 }
 
 impl Reminders {
@@ -204,6 +213,11 @@ impl Reminders {
                     tracing::warn!(%identity, expires, "the certificate runs out soon: put a new one in its place")
                 }
             }
+        }
+        let strays = keys.trust.lists.strays;
+        if strays > 0 && is_due(&mut self.stray, now) {
+            let what = "revocation lists are of no CA in `ca`: unless one of those has certified it, they shut nobody out";
+            tracing::warn!(strays, "{what}");
         }
         if let Some(next) = keys.trust.lists.next_update
             && next <= now

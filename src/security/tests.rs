@@ -518,6 +518,62 @@ fn the_end_of_a_certificate_is_told_in_time() {
     assert!(logged.contains("a revocation list was to be replaced by now"), "{logged}");
 }
 
+#[test]
+fn a_list_that_would_shut_nobody_out_is_no_list() {
+    let (root, other) = (Authority::new("shop CA"), Authority::new("other CA"));
+    let dir = root.issue(leaf(PRICING));
+    let list = dir.path().join("crl.pem");
+    let soon = SystemTime::now() + DAY;
+    let write = |pem: &str| fs::write(&list, pem).unwrap();
+    let good = root.revoke(8, soon);
+    // Flips a bit of the signature, which comes last.
+    let mut der = pem::parse(&good).unwrap().into_contents();
+    *der.last_mut().unwrap() ^= 1;
+    let damaged = pem::encode(&pem::Pem::new("X509 CRL", der));
+    for (pem, why) in [
+        ("", "has no revocation list"),
+        (&good[..good.len() / 2], "crl.pem"),
+        (&damaged, "the CA that it names has not signed it"),
+    ] {
+        write(pem);
+        let error = open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("crl.pem") && error.contains(why), "{error}");
+    }
+    // Once there was one it has to stay, and that of somebody else is none.
+    write(&good);
+    let store = open(dir.path()).unwrap();
+    assert!(!reminded(&store, SystemTime::now()).0.contains("are of no CA"));
+    fs::remove_file(&list).unwrap();
+    assert!(
+        store.reload().unwrap_err().to_string().contains("lacks the revocation list of a CA that had one")
+    );
+    write(&other.revoke(8, soon));
+    assert!(store.reload().is_err());
+    write(&(other.revoke(8, soon) + &good));
+    assert!(store.reload().unwrap());
+    assert!(reminded(&store, SystemTime::now()).0.contains("are of no CA"));
+}
+
+#[tokio::test]
+async fn a_ca_that_was_renewed_with_its_key_is_good_until_the_later_end() {
+    let root = Authority::new("shop CA");
+    let renewed = |to| {
+        let mut params = ca_params("shop CA");
+        params.not_after = to;
+        params.self_signed(root.issuer.key()).unwrap().pem()
+    };
+    let dir = root.issue(leaf(PRICING));
+    let billing = load(&root.issue(leaf(BILLING)));
+    let now = SystemTime::now();
+    let (over, later) = (renewed((now - DAY).into()), renewed((now + DAY).into()));
+    for pem in [over.clone() + &later, later + &over] {
+        fs::write(dir.path().join("ca.pem"), pem).unwrap();
+        assert_eq!(dial(&billing, &load(&dir)).await, (Ok(2), Ok(1)));
+    }
+    fs::write(dir.path().join("ca.pem"), over).unwrap();
+    says(&dial(&billing, &load(&dir)).await.1, "expired");
+}
+
 #[tokio::test]
 async fn every_list_of_an_issuer_counts() {
     let root = Authority::new("shop CA");

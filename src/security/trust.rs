@@ -1,11 +1,15 @@
 //! Whom this node believes to be who: certificate chains held against its trust anchors, revocation lists and fabric.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor,
+    UnixTime,
+};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -15,7 +19,7 @@ use webpki::{
     ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
     UnknownStatusPolicy, VerifiedPath,
 };
-use x509_parser::prelude::{CertificateRevocationList, FromDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, ParsedExtension, X509Certificate};
 
 use super::{Identity, Refusal};
 
@@ -38,17 +42,41 @@ pub(super) struct Lists {
     lists: Vec<CertRevocationList<'static>>,
     /// The earliest.
     pub(super) next_update: Option<SystemTime>,
+    /// The public keys of the trusted CAs that have signed one.
+    pub(super) of: HashSet<Vec<u8>>,
+    /// How many are of none of them: of a CA that one of them has certified, or of one that has nothing to say here.
+    pub(super) strays: usize,
 }
 
 impl Lists {
-    pub(super) fn new(ders: &[CertificateRevocationListDer<'_>]) -> Result<Self, String> {
+    /// Of CAs given as certificates and as what was made of them. One that names such a CA and was not signed by it is
+    /// damaged or forged, and an error: it would shut nobody out.
+    pub(super) fn new(
+        ders: &[CertificateRevocationListDer<'_>],
+        cas: &[CertificateDer<'_>],
+        anchors: &[TrustAnchor<'_>],
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<Self, String> {
+        let cas = cas.iter().zip(anchors);
+        let cas: Vec<_> =
+            cas.filter_map(|(der, anchor)| Some((X509Certificate::from_der(der).ok()?.1, anchor))).collect();
         let mut made = Self::default();
         for der in ders {
+            let none = |error: &dyn std::fmt::Display| format!("has a broken revocation list: {error}");
             let list = BorrowedCertRevocationList::from_der(der).and_then(|list| list.to_owned());
-            made.lists.push(list.map_err(|error| format!("is no revocation list: {error}"))?.into());
-            let next = CertificateRevocationList::from_der(der).ok().and_then(|(_, list)| list.next_update());
+            made.lists.push(list.map_err(|error| none(&error))?.into());
+            let (_, list) = CertificateRevocationList::from_der(der).map_err(|error| none(&error))?;
+            let named: Vec<_> = cas.iter().filter(|(ca, _)| names(&list, ca)).collect();
+            match named.iter().find(|(ca, _)| has_signed(ca, &list, algorithms)) {
+                Some((_, anchor)) => {
+                    made.of.insert(anchor.subject_public_key_info.to_vec());
+                }
+                None if named.is_empty() => made.strays += 1,
+                None => return Err(none(&"the CA that it names has not signed it")),
+            }
             // Before 1970: long over.
-            let next = next
+            let next = list
+                .next_update()
                 .map(|next| u64::try_from(next.timestamp()).unwrap_or(0))
                 .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
             made.next_update = made.next_update.into_iter().chain(next).min();
@@ -96,6 +124,33 @@ impl Lists {
         }
         Ok(())
     }
+}
+
+/// Whether a list says that it is of this CA: by its name, and by its key where both say which.
+fn names(list: &CertificateRevocationList<'_>, ca: &X509Certificate<'_>) -> bool {
+    let theirs = list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref(),
+        _ => None,
+    });
+    let own = ca.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id),
+        _ => None,
+    });
+    list.issuer().as_raw() == ca.subject().as_raw()
+        && theirs.zip(own).is_none_or(|(theirs, own)| theirs.0 == own.0)
+}
+
+fn has_signed(
+    ca: &X509Certificate<'_>,
+    list: &CertificateRevocationList<'_>,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> bool {
+    let (key, signature) = (&ca.public_key().subject_public_key.data, &list.signature_value.data);
+    // Whichever fits the key: another one refuses it.
+    let signed = |algorithm: &&dyn SignatureVerificationAlgorithm| {
+        algorithm.verify_signature(key, list.tbs_cert_list.as_ref(), signature).is_ok()
+    };
+    algorithms.all.iter().any(signed)
 }
 
 /// Whether a list can't have been signed by the key that it was tried with, because that is of another kind.
@@ -148,10 +203,12 @@ impl Trust {
         let certificate = EndEntityCert::try_from(first).map_err(|error| refusal(&error))?;
         // What webpki leaves to us, or does with the first list only.
         let judge = |path: &VerifiedPath<'_>| {
-            let at = self.anchors.iter().position(|anchor| anchor == path.anchor());
-            match at.and_then(|at| self.ends.get(at)) {
-                Some(end) if unix(*end) >= now => self.lists.check(path, &self.algorithms, now),
-                Some(end) => Err(webpki::Error::CertExpired { time: now, not_after: unix(*end) }),
+            // A CA that was renewed with the same key is there twice, and good until the later end.
+            let ends = self.anchors.iter().zip(&self.ends);
+            let end = ends.filter(|(anchor, _)| *anchor == path.anchor()).map(|(_, end)| unix(*end)).max();
+            match end {
+                Some(end) if end >= now => self.lists.check(path, &self.algorithms, now),
+                Some(not_after) => Err(webpki::Error::CertExpired { time: now, not_after }),
                 None => Err(webpki::Error::UnknownIssuer),
             }
         };
