@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    fabric::{Node, shared::Shared, wire::property},
+    fabric::{Node, guard::Who, shared::Shared, wire::property},
+    security::Identity,
     socket::pipe::Pipe,
 };
 
@@ -14,7 +15,7 @@ tokio::task_local! {
     pub(crate) static DEADLINE: Option<Instant>;
 }
 
-/// Who sent a message, as far as it said so. Without keys this is a label, not a proof.
+/// Who sent a message: what was proven; without keys what it says of itself, which is a label and no proof.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct PeerName {
     pub(crate) service: Option<Arc<str>>,
@@ -23,12 +24,16 @@ pub(crate) struct PeerName {
 
 impl PeerName {
     pub(crate) fn of(pipe: &Pipe) -> Self {
-        let peer = pipe.peer();
-        let service = peer.as_ref().and_then(|peer| peer.property(property::SERVICE));
-        Self {
-            service: service.and_then(|name| std::str::from_utf8(name).ok()).map(Arc::from),
-            address: pipe.origin().remote().into(),
-        }
+        let service = match Who::of(pipe).as_deref() {
+            Some(Who { identity: Identity::Service { service, .. }, .. }) => Some(Arc::from(&**service)),
+            Some(Who { identity, .. }) => Some(identity.to_string().into()),
+            None => {
+                let peer = pipe.peer();
+                let said = peer.as_ref().and_then(|peer| peer.property(property::SERVICE));
+                said.and_then(|said| std::str::from_utf8(said).ok()).map(Arc::from)
+            }
+        };
+        Self { service, address: pipe.origin().remote().into() }
     }
 }
 
@@ -70,7 +75,9 @@ impl Context {
         &self.subject
     }
 
-    /// The sender's service; `None` for a foreign ZeroMQ peer. Not proven unless the fabric has keys.
+    /// The sender's service. Where the node has keys it is proven, and that of a foreign client is the name under which its
+    /// CURVE key is enrolled, such as `curve:reports`. Without keys it is what the sender says; `None`: it says nothing, as
+    /// foreign ZeroMQ peers do.
     ///
     /// ```no_run
     /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {

@@ -66,7 +66,9 @@ pub(crate) struct Guard {
     /// Rises with each table.
     generation: AtomicU64,
     authoriser: Option<Arc<dyn Authoriser>>,
-    logged: Mutex<HashMap<String, Instant>>,
+    /// Of those who have proven who they are, and of all others: strangers don't use up what is said of members.
+    members: News,
+    pub(crate) strangers: News,
     /// Rises when connections stand on keys that are not the newest: links dial again beside those they have.
     renewals: watch::Sender<u64>,
 }
@@ -82,7 +84,8 @@ impl Guard {
             table: RwLock::new(Arc::new(table)),
             generation: AtomicU64::new(0),
             authoriser,
-            logged: Mutex::default(),
+            members: News::default(),
+            strangers: News::default(),
             renewals: watch::Sender::default(),
         }
     }
@@ -198,17 +201,22 @@ impl Guard {
     fn refused(&self, who: &str, action: Action, subject: &str) -> String {
         metrics::counter!("ripstop_refused_total", "action" => action.as_str()).increment(1);
         let reason = format!("{who} may not {action} {subject}");
-        if self.is_news(&reason) {
+        if self.members.is_news(&reason) {
             tracing::warn!(who, %action, subject, "refused: [[allow]] does not let it");
         }
         reason
     }
+}
 
-    /// Whether this was not said within the last minute: what a peer can make happen as often as it likes must not fill
-    /// the log.
+/// What was said lately, so that what a peer can make happen as often as it likes does not fill the log.
+#[derive(Default)]
+pub(crate) struct News(Mutex<HashMap<String, Instant>>);
+
+impl News {
+    /// Whether this was not said within the last minute.
     pub(crate) fn is_news(&self, text: &str) -> bool {
         let now = Instant::now();
-        let mut logged = lock(&self.logged);
+        let mut logged = lock(&self.0);
         if logged.get(text).is_some_and(|last| now.duration_since(*last) < LOG_EVERY) {
             return false;
         }
@@ -269,7 +277,11 @@ mod with_keys {
             let Some(keys) = &self.keys else { return Ok(()) };
             match &who.proof {
                 Proof::None => Ok(()),
-                Proof::Curve(key) => enrolled(&keys.current(), key).map(drop),
+                Proof::Curve(key) => match enrolled(&keys.current(), key)? {
+                    same if same == who.identity => Ok(()),
+                    // Enrolled anew under another name, whose rights it gets with another connection.
+                    _ => Err(Refusal::UnknownKey),
+                },
                 Proof::Certificates(chain) => keys.current().recheck(&certificates(chain), SystemTime::now()),
             }
         }
@@ -298,8 +310,11 @@ mod with_keys {
         match proof {
             Proof::None => Err("it has proven nothing".into()),
             Proof::Curve(key) => enrolled(&keys.current(), key).map_err(|refusal| refusal.to_string()),
+            // Once more than TLS has: the keys may have changed since, however long the peer took to say who it is.
             Proof::Certificates(chain) => {
-                keys.current().identify(&certificates(chain)).map_err(|error| error.to_string())
+                let (keys, chain) = (keys.current(), certificates(chain));
+                let checked = keys.recheck(&chain, SystemTime::now()).and_then(|()| keys.identify(&chain));
+                checked.map_err(|refusal| refusal.to_string())
             }
         }
     }
@@ -347,11 +362,12 @@ mod tests {
     #[test]
     fn a_refusal_is_remembered_and_bounded() {
         let guard = Guard::new(None, Permissions::default(), None);
-        assert!(guard.is_news("x") && !guard.is_news("x"));
+        assert!(guard.strangers.is_news("x") && !guard.strangers.is_news("x"));
         for n in 0..REMEMBERED * 2 {
             guard.refused("spiffe://shop/service/a", Action::Call, &format!("b.{n}"));
         }
-        assert_eq!(lock(&guard.logged).len(), REMEMBERED);
+        assert_eq!(lock(&guard.members.0).len(), REMEMBERED);
+        assert!(guard.strangers.is_news("y"));
     }
 
     #[test]

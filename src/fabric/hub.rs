@@ -79,7 +79,7 @@ impl Core for Hub {
     fn failed(&self, origin: &Origin, error: &ConnectError, _: Option<std::time::Duration>) {
         let secured = self.shared.upgrade().filter(|shared| shared.guard.keys().is_some());
         // Where there are keys, whoever is not let in is of interest.
-        if secured.is_some_and(|shared| shared.guard.is_news(&error.to_string())) {
+        if secured.is_some_and(|shared| shared.guard.strangers.is_news(&error.to_string())) {
             tracing::warn!(remote = origin.remote(), %error, "not let in");
         } else {
             tracing::debug!(remote = origin.remote(), %error, "a handshake failed");

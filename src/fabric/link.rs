@@ -365,7 +365,7 @@ async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: Lane) {
             Err(reason) => {
                 // A peer that proves to be somebody else, or that does not let us in, is worth a word.
                 let told = strong.guard.keys().is_some()
-                    && strong.guard.is_news(&format!("{} {reason}", link.name()));
+                    && strong.guard.strangers.is_news(&format!("{} {reason}", link.name()));
                 match told {
                     true => tracing::warn!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
                     false => tracing::debug!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),

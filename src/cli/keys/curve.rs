@@ -101,7 +101,8 @@ pub(super) fn revoke(name: &str, args: &RevokeArgs, out: &mut Output) -> Result<
     let dir = &args.ca.dir;
     let (_ca, _lock) = super::open(dir)?;
     let mut names = CurveNames::open(&dir.join(NAMES))?;
-    if !names.remove(name) && args.to.is_empty() {
+    let known = names.remove(name);
+    if !known && args.to.is_empty() {
         let path = dir.join(NAMES);
         return Err(Failure::failed(format!(
             "{} has no {name}: ripstop keys list shows who is in it",
@@ -109,14 +110,21 @@ pub(super) fn revoke(name: &str, args: &RevokeArgs, out: &mut Output) -> Result<
         )));
     }
     names.write(&dir.join(NAMES))?;
-    let mut failed = Ok(());
+    let (mut failed, mut found) = (Ok(()), known);
     let mut updated: Vec<&PathBuf> = Vec::new();
     for node in &args.to {
         match forget(node, name) {
-            Ok(()) => updated.push(node),
+            Ok(there) => {
+                found |= there;
+                updated.push(node);
+            }
             Err(error) if failed.is_ok() => failed = Err(error),
             Err(error) => remark(error),
         }
+    }
+    if !found {
+        failed?;
+        return Err(Failure::failed(format!("nobody has {name} enrolled: ripstop keys list shows who is")));
     }
     if out.json {
         out.value(&json!({"revoked": [{"identity": format!("{PREFIX}{name}")}], "updated": updated}))?;
@@ -129,13 +137,15 @@ pub(super) fn revoke(name: &str, args: &RevokeArgs, out: &mut Output) -> Result<
     failed
 }
 
-fn forget(node: &Path, name: &str) -> Result<(), Failure> {
+/// Whether it was enrolled there.
+fn forget(node: &Path, name: &str) -> Result<bool, Failure> {
     is_node(node)?;
     let mut names = CurveNames::open(&node.join(NAMES))?;
-    if names.remove(name) {
+    let there = names.remove(name);
+    if there {
         names.write(&node.join(NAMES))?;
     }
-    Ok(())
+    Ok(there)
 }
 
 /// Who is enrolled, by name.
