@@ -103,7 +103,8 @@ impl Table {
         if advert.fabric != self.fabric {
             return Heard::NotOurs;
         }
-        if !advert.bound() {
+        // What says of no node whose instance it is would be believed whoever answers there.
+        if !advert.bound() || (advert.node.is_some() && advert.service.is_empty()) {
             return Heard::Refused;
         }
         let Some(listed_as) = advert.key() else { return Heard::Refused };

@@ -483,6 +483,7 @@ impl NodeBuilder {
             endpoints: Mutex::default(),
             accepted: Mutex::new(HashMap::new()),
             accepted_changed: Notify::new(),
+            retired: Mutex::default(),
             phase: watch::Sender::new(Phase::Running),
             reconcile: Notify::new(),
             inboxes: Mutex::default(),

@@ -239,7 +239,7 @@ mod with_keys {
 
     use super::{Guard, KeyStore, Who};
     use crate::{
-        security::{Identity, Keys, Refusal},
+        security::{Identity, Keys, Refusal, not_after},
         socket::mechanism::CurveKeys,
         transport::tls::{Acceptor, Connector, Proof},
     };
@@ -284,6 +284,14 @@ mod with_keys {
                 },
                 Proof::Certificates(chain) => keys.current().recheck(&certificates(chain), SystemTime::now()),
             }
+        }
+    }
+
+    impl Who {
+        /// When the first of its certificates is over.
+        pub(crate) fn ends(&self) -> Option<SystemTime> {
+            let Proof::Certificates(chain) = &self.proof else { return None };
+            certificates(chain).iter().filter_map(not_after).min()
         }
     }
 

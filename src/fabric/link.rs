@@ -9,8 +9,9 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::AbortHandle,
+    time::Instant,
 };
 
 use crate::{
@@ -40,6 +41,8 @@ pub(crate) enum Lane {
 }
 
 impl Lane {
+    const ALL: [Self; 3] = [Self::Calls, Self::Events, Self::Work];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Calls => "calls",
@@ -86,6 +89,8 @@ pub(crate) struct PeerLink {
 /// One lane of a link: the connection in use, if any.
 struct Slot {
     state: watch::Sender<LaneState>,
+    /// Has the connection replaced by another to the same peer.
+    renew: Notify,
     supervisor: Mutex<Option<AbortHandle>>,
 }
 
@@ -119,11 +124,15 @@ impl Drop for Dialling {
 
 impl PeerLink {
     pub(crate) fn new(instance: Arc<Instance>) -> Self {
-        let slot = || Slot { state: watch::Sender::new(LaneState::Idle), supervisor: Mutex::new(None) };
+        let slot = || Slot {
+            state: watch::Sender::new(LaneState::Idle),
+            renew: Notify::new(),
+            supervisor: Mutex::new(None),
+        };
         Self {
             key: instance.key.clone(),
             instance: Mutex::new(instance),
-            load: Load::new(tokio::time::Instant::now()),
+            load: Load::new(Instant::now()),
             telling: Mutex::default(),
             identified: AtomicBool::new(false),
             calls: slot(),
@@ -208,7 +217,17 @@ impl PeerLink {
 
     /// All open connections, for flushing and closing.
     pub(crate) fn connections(&self) -> impl Iterator<Item = Arc<Connection>> {
-        [Lane::Calls, Lane::Events, Lane::Work].into_iter().filter_map(|lane| self.current(lane))
+        Lane::ALL.into_iter().filter_map(|lane| self.current(lane))
+    }
+
+    /// Has those connections replaced for which it is time.
+    #[cfg(feature = "tls")]
+    pub(crate) fn renew(&self, is_due: impl Fn(&Pipe) -> bool) {
+        for lane in Lane::ALL {
+            if self.current(lane).is_some_and(|connection| is_due(&connection.pipe)) {
+                self.slot(lane).renew.notify_one();
+            }
+        }
     }
 
     /// The lane has a connection. What takes its place is returned, to be told to hand over.
@@ -222,9 +241,8 @@ impl PeerLink {
         let old = if let LaneState::Up(old) = old { Some(old) } else { None };
         if let Some(old) = &old {
             match lane {
-                Lane::Calls => {}
                 // Heard until the new one has caught up: see `retire`.
-                Lane::Events => {}
+                Lane::Calls | Lane::Events => {}
                 Lane::Work => shared.outlets.lost(&old.pipe),
             }
         }
@@ -269,7 +287,7 @@ impl PeerLink {
 
     /// Ends every lane and its supervisor.
     pub(crate) fn close(&self, reason: &str) {
-        for lane in [Lane::Calls, Lane::Events, Lane::Work] {
+        for lane in Lane::ALL {
             let slot = self.slot(lane);
             if let Some(supervisor) = lock(&slot.supervisor).take() {
                 supervisor.abort();
@@ -326,13 +344,17 @@ async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: Lane) {
                 let mut renewals = strong.guard.renewals();
                 drop(strong);
                 let (mut attempt, mut pipe) = (attempt, pipe);
+                // A renewal that came to nothing is tried again.
+                let (mut pause, mut again) = (least, None);
                 let reason = loop {
                     let moving = tokio::select! {
                         reason = ended(&mut told, attempt) => break reason,
                         // It may have announced another address: that is dialled beside the live connection.
                         Ok(()) = changed.changed() => true,
-                        // So is the same one, when keys have changed.
+                        // So is the same one, when keys have changed or the peer's will soon be over.
                         Ok(()) = renewals.changed() => false,
+                        () = link.slot(lane).renew.notified() => false,
+                        () = at(again) => false,
                     };
                     let Some(strong) = shared.upgrade() else { return };
                     let won = async {
@@ -345,10 +367,18 @@ async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: Lane) {
                         reason = ended(&mut told, attempt) => break reason,
                         won = won => won,
                     };
-                    let Some((connection, won, tells)) = won else { continue };
+                    let Some((connection, won, tells)) = won else {
+                        if !moving {
+                            again = Some(Instant::now() + pause.mul_f64(fastrand::f64()));
+                            pause = (pause * 2).min(most);
+                        }
+                        continue;
+                    };
+                    (pause, again) = (least, None);
                     (attempt, told, pipe) = (won, tells, connection.pipe.clone());
                     // It ends with the last call that waits on it, and when both have brought the same events.
                     if let Some(old) = link.up(&strong, lane, connection) {
+                        strong.note_retired(&old.pipe);
                         let shared = Arc::downgrade(&strong);
                         strong.spawn(retire(shared, lane, old));
                     }
@@ -412,6 +442,14 @@ async fn retire(shared: Weak<Shared>, lane: Lane, old: Arc<Connection>) {
         if let Some(shared) = shared.upgrade() {
             shared.subscriptions.left(&old.pipe);
         }
+    }
+}
+
+/// Waits until then, if ever.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -612,7 +650,7 @@ impl Core for Dialled {
 
 impl Drop for PeerLink {
     fn drop(&mut self) {
-        for lane in [Lane::Calls, Lane::Events, Lane::Work] {
+        for lane in Lane::ALL {
             if let Some(supervisor) = lock(&self.slot(lane).supervisor).take() {
                 supervisor.abort();
             }

@@ -1,10 +1,11 @@
 //! Keys and rules that change while the node runs.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     pin::pin,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::watch;
@@ -16,12 +17,15 @@ use crate::{
         shared::{Phase, Shared},
     },
     security::{KeyStore, Permissions, Refusal},
+    socket::pipe::Pipe,
     sync::lock,
     watch::Touches,
 };
 
 /// Certificates run out without anything changing.
 const LOOK: Duration = Duration::from_secs(60);
+/// A peer's certificate that has no longer to live is looked for anew at each look.
+const NEAR: Duration = Duration::from_secs(300);
 /// A connection under a CA that is trusted no more is given this long to be replaced by another, so that nothing of it is
 /// lost. Whoever is revoked gets none.
 const GRACE: Duration = Duration::from_secs(5);
@@ -29,14 +33,21 @@ const GRACE: Duration = Duration::from_secs(5);
 impl Shared {
     /// Ends every connection that would not be let in with the keys there are now; without `strict`, except for those of
     /// a CA that has gone.
+    ///
+    /// Blocks: long lists take a while.
     fn recheck(&self, strict: bool) {
         let mut pipes: Vec<_> = lock(&self.accepted).values().map(|(pipe, _)| pipe.clone()).collect();
+        pipes.extend(lock(&self.retired).iter().filter_map(Weak::upgrade));
         for link in &self.links {
             pipes.extend(link.connections().map(|connection| connection.pipe.clone()));
         }
-        for pipe in pipes {
-            let Some(who) = Who::of(&pipe) else { continue };
-            match self.guard.recheck(&who) {
+        let known: Vec<_> = pipes.into_iter().filter_map(|pipe| Some((Who::of(&pipe)?, pipe))).collect();
+        // A peer has several connections, and each proves the same.
+        let mut verdicts = HashMap::new();
+        for (who, pipe) in &known {
+            let verdict =
+                verdicts.entry((&who.identity, &who.proof)).or_insert_with(|| self.guard.recheck(who));
+            match verdict {
                 Err(Refusal::UnknownIssuer) if !strict => {}
                 Err(refusal) => {
                     tracing::warn!(who = %who.identity, remote = pipe.origin().remote(), reason = %refusal, "connection closed");
@@ -47,6 +58,13 @@ impl Shared {
                 Ok(()) => {}
             }
         }
+    }
+
+    /// Replaces dialled connections whose peer's certificate is soon over: it may have another by now.
+    fn renew_ending(&self) {
+        let soon = SystemTime::now() + NEAR;
+        let is_due = |pipe: &Pipe| Who::of(pipe).and_then(|who| who.ends()).is_some_and(|ends| ends < soon);
+        self.links.iter().for_each(|link| link.renew(is_due));
     }
 
     /// These rules are in force from now on, for what is under way, too.
@@ -78,7 +96,10 @@ pub(super) async fn keys(shared: Weak<Shared>, keys: Arc<KeyStore>, mut phase: w
             () = tokio::time::sleep(wait) => true,
         };
         let Some(shared) = shared.upgrade() else { return };
-        shared.recheck(strict);
+        let checking = shared.clone();
+        // It fails only when the runtime ends.
+        let _ = tokio::task::spawn_blocking(move || checking.recheck(strict)).await;
+        shared.renew_ending();
         wait = if strict { LOOK } else { GRACE };
         let now = keys.current().standing();
         if now != standing {

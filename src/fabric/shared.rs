@@ -114,6 +114,8 @@ pub(crate) struct Shared {
     /// Connections that came in, and whether they have confirmed our goaway.
     pub(crate) accepted: Mutex<HashMap<u64, (Arc<Pipe>, bool)>>,
     pub(crate) accepted_changed: Notify,
+    /// Dialled connections that others have replaced and that somebody still waits on.
+    pub(crate) retired: Mutex<Vec<Weak<Pipe>>>,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) reconcile: Notify,
     /// Inboxes of subscriptions, to end them when the node drains.
@@ -362,6 +364,13 @@ impl Shared {
         if link.key != Key::Node(self.id) && advert.roots != known.advert.roots {
             self.directory.met(&link.key, advert);
         }
+    }
+
+    /// Another connection has taken the place of this one.
+    pub(crate) fn note_retired(&self, pipe: &Arc<Pipe>) {
+        let mut retired = lock(&self.retired);
+        retired.retain(|pipe| pipe.strong_count() > 0);
+        retired.push(Arc::downgrade(pipe));
     }
 
     /// A connection came in.

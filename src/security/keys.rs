@@ -319,7 +319,7 @@ fn anchor(der: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, String>
     Ok(anchor.to_owned())
 }
 
-pub(super) fn not_after(der: &CertificateDer<'_>) -> Option<SystemTime> {
+pub(crate) fn not_after(der: &CertificateDer<'_>) -> Option<SystemTime> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))

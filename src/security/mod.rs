@@ -40,6 +40,8 @@ pub use error::{Refusal, SecurityError};
 pub use identity::{Identity, IdentityError};
 #[cfg(feature = "tls")]
 pub use keys::Keys;
+#[cfg(feature = "tls")]
+pub(crate) use keys::not_after;
 pub use permissions::{Action, Permissions};
 #[cfg(feature = "tls")]
 pub use store::KeyStore;

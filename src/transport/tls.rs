@@ -19,7 +19,7 @@ pub(crate) use with_rustls::{Acceptor, Connector};
 pub(crate) const FIRST_BYTE: u8 = 0x16;
 
 /// Who is at the other end, as far as it was proven.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) enum Proof {
     /// Nothing is proven.
     #[default]
