@@ -305,6 +305,9 @@ fn curve_keys_are_enrolled_and_removed() {
     assert_eq!((names("keys/curve.toml").len(), names("keys/billing/curve.toml").len()), (0, 1));
     assert!(fails(&place, "revoke curve:reports", 1).contains("has no reports"));
     // Again, for a node that was not reached.
+    assert!(
+        fails(&place, "revoke curve:reprots --to keys/billing", 1).contains("nobody has reprots enrolled")
+    );
     ok(&place, "revoke curve:reports --to keys/billing");
     assert_eq!(names("keys/billing/curve.toml"), []);
     fs::write(place.path().join("keys/billing/curve.toml"), "a = 5").unwrap();

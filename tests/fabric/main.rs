@@ -9,5 +9,8 @@ mod events;
 mod foreign;
 mod peers;
 #[cfg(feature = "tls")]
+#[path = "../common/raw.rs"]
+mod raw;
+#[cfg(feature = "tls")]
 mod security;
 mod work;

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use ripstop::config::{AllowRule, Config};
+use ripstop::config::{AllowRule, Config, SecurityConfig};
 use ripstop::discovery::{Advert, Memory, NodeId, Source};
 use ripstop::fabric::{
     CallError, NodeBuilder, PublishError, PushError, ReceiveError, ServeError, SubscribeError,
 };
-use ripstop::security::{AuthRequest, Ca, Verdict};
-use ripstop::{HandlerError, Node};
-use tokio::sync::Notify;
+use ripstop::security::{AuthRequest, Ca, Keys, Verdict};
+use ripstop::{Context, HandlerError, Node};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, watch};
 
 use crate::common::soon;
+use crate::raw;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -150,13 +152,16 @@ async fn a_forged_record_reaches_nobody() {
     liar.announce(forged).await.unwrap();
     let error = call(&orders).await.unwrap_err().to_string();
     assert!(error.contains("is for service billing, and pricing was dialled"), "{error}");
-    // An honest record of its own that offers what is not its: never asked.
-    let mut honest = Advert::new(billing.id(), "shop", "billing");
-    honest.epoch = u64::MAX;
-    honest.roots = vec!["pricing".into()];
-    honest.endpoints = billing.endpoints();
-    let honest_source = shop.lan.source();
-    honest_source.announce(honest).await.unwrap();
+    // One that offers under its own name what is not its, and whose own rules let it: never asked.
+    let rule = allow("intern", |rule| rule.serve = list(&["pricing.*"]));
+    let intern = shop.node("intern").allow(rule).start().await.unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let offers = move |n: u64, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        double(n)
+    };
+    intern.serve("pricing.double", offers).await.unwrap();
     assert!(call(&orders).await.is_err());
     // The real one is found beside them.
     let pricing = shop.start("pricing").await;
@@ -164,6 +169,14 @@ async fn a_forged_record_reaches_nobody() {
     for _ in 0..20 {
         assert_eq!(call(&orders).await.unwrap(), 42);
     }
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    // Whose rules let it, asks it.
+    soon(async {
+        while asked.load(Ordering::Relaxed) == 0 {
+            assert_eq!(call(&intern).await.unwrap(), 42);
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,6 +365,54 @@ async fn a_revoked_key_is_out_within_a_second_and_nobody_else_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_began_before_a_revocation_does_not_get_in() {
+    let mut shop = Shop::new();
+    let pricing = shop.start("pricing").await;
+    serve(&pricing).await;
+    let billing = shop.start("billing").await;
+    assert_eq!(call(&billing).await.unwrap(), 42);
+    // TLS is through, and the greeting; what it says of itself is still to come.
+    let address = pricing.endpoints()[0].to_string().replace("tls+tcp://", "");
+    let config = SecurityConfig { dir: Some(shop.dir.path().join("billing")), ..SecurityConfig::default() };
+    let keys = Keys::load(&config, Path::new("")).unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let tls = tokio_rustls::TlsConnector::from(keys.client_config(Some("pricing")));
+    let mut stream = soon(tls.connect("ripstop.invalid".try_into().unwrap(), stream)).await.unwrap();
+    stream.write_all(&raw::greeting("NULL")).await.unwrap();
+    soon(stream.read_exact(&mut [0; 64])).await.unwrap();
+
+    shop.revoke("billing", &["pricing"]);
+    soon(async { while call(&billing).await.is_ok() {} }).await;
+    stream.write_all(&raw::ready("DEALER", &[])).await.unwrap();
+    let mut answer = Vec::new();
+    soon(stream.read_to_end(&mut answer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.contains("ERROR") && answer.contains("revoked"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_certificate_ends_soon_is_dialled_anew() {
+    let mut shop = Shop::new();
+    let (dir, now) = (shop.dir.path().join("pricing"), SystemTime::now());
+    shop.ca.issue("pricing", now - DAY, now + Duration::from_secs(200)).unwrap().write(&dir).unwrap();
+    let (let_in, mut counted) = watch::channel(0);
+    let let_in = move |_: AuthRequest| {
+        let_in.send_modify(|count| *count += 1);
+        async { Verdict::Allow }
+    };
+    let pricing = plain(&shop.lan, "pricing").keys(&dir).authoriser(let_in).start().await.unwrap();
+    serve(&pricing).await;
+    let orders = shop.start("orders").await;
+    assert_eq!(call(&orders).await.unwrap(), 42);
+    let before = *counted.borrow_and_update();
+    // What `orders` has to look at is looked at when its own files change, too.
+    shop.keys("billing");
+    shop.revoke("billing", &["orders"]);
+    soon(counted.wait_for(|count| *count > before)).await.unwrap();
+    assert_eq!(call(&orders).await.unwrap(), 42);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_under_load_loses_nothing() {
     let mut shop = Shop::new();
     let services = ["pricing", "orders"];
@@ -461,4 +522,40 @@ async fn keys_that_are_none_are_a_clear_error() {
     let error = Node::builder("pricing").local(false).keys(Path::new("no/such")).start().await.unwrap_err();
     assert!(error.to_string().contains("no/such/node.pem"), "{error}");
     assert_eq!(error.code().to_string(), "RS0409");
+}
+
+#[cfg(feature = "curve")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_curve_client_is_who_it_is_enrolled_as() {
+    use ripstop::envelope::{NIL, Parts, decode_body};
+    use ripstop::security::{CurveNames, make_curve_key};
+    use ripstop::socket::{ConnectOptions, Dealer, Event, curve_keys};
+
+    let mut shop = Shop::new();
+    let dir = shop.keys("pricing");
+    let (server, client) = (make_curve_key(&dir.join("curve.key")).unwrap(), curve_keys().unwrap());
+    let enrol = |name: &str| {
+        let mut names = CurveNames::default();
+        names.enrol(name, client.public()).unwrap();
+        names.write(&dir.join("curve.toml")).unwrap();
+    };
+    enrol("reports");
+    let pricing = plain(&shop.lan, "pricing").keys(&dir).start().await.unwrap();
+    let who = |_: (), context: Context| async move { Ok(context.caller().map(str::to_owned)) };
+    pricing.serve("pricing.who", who).await.unwrap();
+
+    let dealer = Dealer::new();
+    let mut monitor = dealer.monitor();
+    let address = pricing.endpoints()[0].to_string().replace("tls+", "");
+    dealer.connect_with(&*address, ConnectOptions::new().curve(server.public(), client.clone())).unwrap();
+    let ask = async || {
+        dealer.send([&b""[..], b"pricing.who", NIL]).await.unwrap();
+        let answer = soon(dealer.recv()).await.unwrap();
+        decode_body::<String>(Parts::read(&answer, 1).unwrap().body).unwrap()
+    };
+    assert_eq!(ask().await, "curve:reports");
+    // Under another name it has other rights, and none of those it had: it has to come again.
+    enrol("intern");
+    soon(async { while !matches!(monitor.next().await, Some(Event::Disconnected { .. })) {} }).await;
+    assert_eq!(ask().await, "curve:intern");
 }
