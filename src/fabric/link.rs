@@ -1,35 +1,25 @@
 //! One peer as the fabric sees it: its three lanes, each kept connected by a supervisor once it is used.
 
-use std::{
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+mod race;
+mod supervise;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
 };
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, watch},
     task::AbortHandle,
     time::Instant,
 };
 
 use crate::{
-    discovery::{Advert, Instance, Key, NodeId, State},
-    endpoint::Endpoint,
-    fabric::{
-        balance::Load, calls::pending::Pending, error::instance_name, guard::Who, shared::Shared,
-        wire::property,
-    },
-    socket::{
-        ConnectError,
-        core::{Admission, Admit, Core, Disconnect, Flow, Origin, Refusal},
-        dial::{Dial, dial},
-        pipe::Pipe,
-    },
+    discovery::{Instance, Key, NodeId, State},
+    fabric::{balance::Load, calls::pending::Pending, error::instance_name, shared::Shared},
+    socket::{dial::Dial, pipe::Pipe},
     sync::lock,
-    transport::tls::Proof,
-    zmtp::{Peer, Received, SocketType},
+    zmtp::SocketType,
 };
 
 /// The three kinds of connection on a link.
@@ -59,18 +49,6 @@ impl Lane {
         }
     }
 }
-
-/// How many addresses of one peer are dialled at once; another follows for each that fails, and after each pause.
-const RACE: usize = 4;
-const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses dialled in one round, at most: as many as an advert may have.
-const ADDRESSES: usize = 20;
-/// Dials that new keys cause are spread over this.
-const SPREAD: Duration = Duration::from_millis(100);
-/// A publisher is heard on both connections for so long when one takes over from the other.
-const OVERLAP: Duration = Duration::from_secs(1);
-/// How long one round of dialling may take before it counts as failed.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// All that this node knows of its connections to one peer.
 pub(crate) struct PeerLink {
@@ -185,7 +163,7 @@ impl PeerLink {
     pub(crate) fn want(self: &Arc<Self>, shared: &Arc<Shared>, lane: Lane) {
         let mut supervisor = lock(&self.slot(lane).supervisor);
         if supervisor.as_ref().is_none_or(AbortHandle::is_finished) {
-            let task = supervise(Arc::downgrade(shared), self.clone(), lane);
+            let task = supervise::supervise(Arc::downgrade(shared), self.clone(), lane);
             *supervisor = Some(shared.spawn(task));
         }
     }
@@ -297,354 +275,6 @@ impl PeerLink {
                 connection.pending.fail_all(reason);
             }
         }
-    }
-}
-
-/// What a peer's READY says of it; `None` for one that is not a node of ours.
-fn advert_of(peer: &Peer, link: &PeerLink) -> Option<Advert> {
-    let text = |name| peer.property(name).and_then(|value| std::str::from_utf8(value).ok());
-    let known = &link.instance().advert;
-    let mut advert =
-        Advert::new(text(property::NODE)?.parse().ok()?, text(property::FABRIC)?, text(property::SERVICE)?);
-    advert.epoch = text(property::EPOCH)?.parse().ok()?;
-    advert.endpoints.clone_from(&known.endpoints);
-    advert.roots.clone_from(&known.roots);
-    Some(advert)
-}
-
-/// What a dialled connection tells its supervisor.
-enum Told {
-    Joined { attempt: usize, pipe: Arc<Pipe> },
-    Failed { endpoint: Endpoint, reason: String },
-    Left { attempt: usize, reason: String },
-}
-
-/// Keeps one lane of one link connected for as long as the peer is in the directory.
-async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: Lane) {
-    let Some((least, most)) = shared.upgrade().map(|shared| shared.options.reconnect) else { return };
-    let mut ceiling = least;
-    loop {
-        let Some(strong) = shared.upgrade() else { return };
-        if strong.is_closed() || !strong.knows(&link.key) {
-            link.resign(lane, "the instance is gone");
-            strong.forget_if_gone(&link);
-            return;
-        }
-        // The directory may have heard of other addresses since the link was last used.
-        if let Some(instance) = strong.directory.find(&link.key).filter(|instance| instance.key == link.key) {
-            link.update(instance);
-        }
-        match race(&strong, &link, lane, link.instance().advert.endpoints.clone()).await {
-            Ok((connection, attempt, mut told)) => {
-                ceiling = least;
-                let pipe = connection.pipe.clone();
-                drop(link.up(&strong, lane, connection));
-                pipe.resume();
-                let mut changed = strong.directory.changed();
-                let mut renewals = strong.guard.renewals();
-                drop(strong);
-                let (mut attempt, mut pipe) = (attempt, pipe);
-                // A renewal that came to nothing is tried again.
-                let (mut pause, mut again) = (least, None);
-                let reason = loop {
-                    let moving = tokio::select! {
-                        reason = ended(&mut told, attempt) => break reason,
-                        // It may have announced another address: that is dialled beside the live connection.
-                        Ok(()) = changed.changed() => true,
-                        // So is the same one, when keys have changed or the peer's will soon be over.
-                        Ok(()) = renewals.changed() => false,
-                        () = link.slot(lane).renew.notified() => false,
-                        () = at(again) => false,
-                    };
-                    let Some(strong) = shared.upgrade() else { return };
-                    let won = async {
-                        match moving {
-                            true => moved(&strong, &link, lane).await,
-                            false => renewed(&strong, &link, lane).await,
-                        }
-                    };
-                    let won = tokio::select! {
-                        reason = ended(&mut told, attempt) => break reason,
-                        won = won => won,
-                    };
-                    let Some((connection, won, tells)) = won else {
-                        if !moving {
-                            again = Some(Instant::now() + pause.mul_f64(fastrand::f64()));
-                            pause = (pause * 2).min(most);
-                        }
-                        continue;
-                    };
-                    (pause, again) = (least, None);
-                    (attempt, told, pipe) = (won, tells, connection.pipe.clone());
-                    // It ends with the last call that waits on it, and when both have brought the same events.
-                    if let Some(old) = link.up(&strong, lane, connection) {
-                        strong.note_retired(&old.pipe);
-                        let shared = Arc::downgrade(&strong);
-                        strong.spawn(retire(shared, lane, old));
-                    }
-                    pipe.resume();
-                };
-                let Some(strong) = shared.upgrade() else { return };
-                tracing::debug!(peer = %link.name(), lane = lane.name(), %reason, "link down");
-                metrics::counter!("ripstop_links_lost_total", "lane" => lane.name()).increment(1);
-                link.down(&strong, lane, &reason);
-                if lane == Lane::Work {
-                    strong.outlets.lost(&pipe);
-                }
-            }
-            Err(reason) => {
-                // A peer that proves to be somebody else, or that does not let us in, is worth a word.
-                let told = strong.guard.keys().is_some()
-                    && strong.guard.strangers.is_news(&format!("{} {reason}", link.name()));
-                match told {
-                    true => tracing::warn!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
-                    false => tracing::debug!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
-                }
-                if link.identified.load(Ordering::Relaxed) {
-                    link.resign(lane, &reason);
-                    strong.forget_if_gone(&link);
-                    return;
-                }
-                link.down(&strong, lane, &reason);
-                strong.directory.suspect(&link.key);
-                ceiling = (ceiling * 2).min(most);
-            }
-        }
-        tokio::time::sleep(ceiling.mul_f64(fastrand::f64())).await;
-    }
-}
-
-/// Dials the addresses that a live peer has announced since it was dialled. The advert is a hint: only a peer that
-/// proves to be the same node takes over.
-async fn moved(shared: &Arc<Shared>, link: &Arc<PeerLink>, lane: Lane) -> Option<Won> {
-    let instance = shared.directory.find(&link.key).filter(|instance| !instance.pending.is_empty())?;
-    let won = race(shared, link, lane, instance.pending.clone()).await.ok()?;
-    let mut advert = instance.advert.clone();
-    advert.endpoints.clone_from(&instance.pending);
-    let epoch = won.0.pipe.peer().and_then(|peer| peer.property(property::EPOCH).cloned());
-    let epoch = epoch.and_then(|epoch| std::str::from_utf8(&epoch).ok()?.parse().ok());
-    advert.epoch = epoch.unwrap_or(advert.epoch);
-    shared.directory.met(&link.key, advert);
-    Some(won)
-}
-
-/// Dials a live peer once more, so that the connection stands on the newest keys of both sides.
-async fn renewed(shared: &Arc<Shared>, link: &Arc<PeerLink>, lane: Lane) -> Option<Won> {
-    // All links do so at about the same time.
-    tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
-    race(shared, link, lane, link.instance().advert.endpoints.clone()).await.ok()
-}
-
-/// Keeps the events of a connection that was replaced coming until those of the new one go on from there.
-async fn retire(shared: Weak<Shared>, lane: Lane, old: Arc<Connection>) {
-    if lane == Lane::Events {
-        tokio::time::sleep(OVERLAP).await;
-        if let Some(shared) = shared.upgrade() {
-            shared.subscriptions.left(&old.pipe);
-        }
-    }
-}
-
-/// Waits until then, if ever.
-async fn at(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for the end of the connection that won.
-async fn ended(told: &mut mpsc::Receiver<Told>, attempt: usize) -> String {
-    loop {
-        match told.recv().await {
-            Some(Told::Left { attempt: of, reason }) if of == attempt => return reason,
-            Some(_) => {}
-            None => return "the connection ended".into(),
-        }
-    }
-}
-
-type Won = (Arc<Connection>, usize, mpsc::Receiver<Told>);
-
-/// Dials the peer's addresses side by side; the first that gets through the handshake wins.
-async fn race(
-    shared: &Arc<Shared>,
-    link: &Arc<PeerLink>,
-    lane: Lane,
-    endpoints: Vec<Endpoint>,
-) -> Result<Won, String> {
-    // A connection tells at most three things.
-    let (tell, mut told) = mpsc::channel(3 * ADDRESSES);
-    let begin = |attempt, endpoint| {
-        let core = Arc::new_cyclic(|me| Dialled {
-            me: me.clone(),
-            shared: Arc::downgrade(shared),
-            link: link.clone(),
-            lane,
-            attempt,
-            pending: Arc::new(Pending::new(link.name())),
-            tell: tell.clone(),
-        });
-        let pending = core.pending.clone();
-        let options = shared.dial_options(lane, &link.instance().advert.service);
-        (Dialling(dial(endpoint, options, core, shared.monitor.clone())), pending)
-    };
-    let mut endpoints = endpoints.into_iter().take(ADDRESSES).enumerate();
-    let mut dials = Vec::new();
-    let mut reason = String::from("it has no address");
-    let (mut under_way, mut allowed) = (0usize, RACE);
-    let outcome = tokio::time::timeout(DIAL_TIMEOUT, async {
-        loop {
-            for (attempt, endpoint) in endpoints.by_ref().take(allowed) {
-                dials.push(Some(begin(attempt, endpoint)));
-                under_way += 1;
-            }
-            allowed = 1;
-            if under_way == 0 {
-                return None;
-            }
-            let said = tokio::select! {
-                said = told.recv() => said,
-                () = tokio::time::sleep(STAGGER), if endpoints.len() > 0 => continue,
-            };
-            match said {
-                Some(Told::Joined { attempt, pipe }) => {
-                    if let Some((dial, pending)) = dials.get_mut(attempt).and_then(Option::take) {
-                        return Some((Arc::new(Connection { pipe, pending, _dial: dial }), attempt));
-                    }
-                }
-                Some(Told::Failed { endpoint, reason: why }) => {
-                    reason = format!("{endpoint}: {why}");
-                    under_way = under_way.saturating_sub(1);
-                }
-                Some(Told::Left { reason: why, .. }) => {
-                    reason = why;
-                    under_way = under_way.saturating_sub(1);
-                }
-                None => return None,
-            }
-        }
-    })
-    .await;
-    match outcome {
-        Ok(Some((connection, attempt))) => Ok((connection, attempt, told)),
-        Ok(None) => Err(reason),
-        Err(_) => Err(format!("no answer within {} s", DIAL_TIMEOUT.as_secs())),
-    }
-}
-
-/// Stands behind one dialled connection.
-struct Dialled {
-    me: Weak<Dialled>,
-    shared: Weak<Shared>,
-    link: Arc<PeerLink>,
-    lane: Lane,
-    attempt: usize,
-    pending: Arc<Pending>,
-    tell: mpsc::Sender<Told>,
-}
-
-impl Dialled {
-    fn tell(&self, told: Told) {
-        // The channel holds all that the connections of one race can say; a closed one means nobody cares any more.
-        let _ = self.tell.try_send(told);
-    }
-}
-
-impl Dialled {
-    fn admission(
-        &self,
-        peer: &Peer,
-        proof: &Proof,
-    ) -> Result<(Arc<Shared>, Option<Who>, Admission), Refusal> {
-        let closing = |reason: &str| Refusal { reason: reason.into(), last: false };
-        let gone = || closing("the node is gone");
-        let shared = self.shared.upgrade().ok_or_else(gone)?;
-        // The advert was a hint; this is who really answers. With keys its certificate says so: it was read before.
-        let who = shared.guard.identify(peer, proof).map_err(|reason| closing(&reason))?;
-        if let Some(fabric) = peer.property(property::FABRIC)
-            && fabric != shared.fabric.as_bytes()
-        {
-            return Err(closing("the peer belongs to another fabric"));
-        }
-        if let (Some(expected), Some(said)) = (self.link.node(), peer.property(property::NODE))
-            && said != expected.to_string().as_bytes()
-        {
-            // A configured address now leads to this one.
-            if let Some(advert) = advert_of(peer, &self.link) {
-                shared.directory.met(&self.link.key, advert);
-                shared.reconcile();
-            }
-            return Err(closing("another node answers at this address"));
-        }
-        if let (Key::Endpoint(_), Some(advert)) = (&self.link.key, advert_of(peer, &self.link)) {
-            // Now the directory knows the node behind this address, perhaps from another source as well. One link a node:
-            // the next dial is made under the node's own key.
-            shared.directory.met(&self.link.key, advert);
-            self.link.identified.store(true, Ordering::Relaxed);
-            shared.reconcile();
-            return Err(Refusal { reason: "identified".into(), last: false });
-        }
-        let core = self.me.upgrade().ok_or_else(gone)?;
-        let local = shared.local(self.lane.dials_as(), Some(self.lane));
-        Ok((shared, who, Admission { local, core, about: None }))
-    }
-}
-
-impl Core for Dialled {
-    fn admit(&self, peer: &Peer, from: &Origin, proof: &Proof) -> Admit {
-        match self.admission(peer, proof) {
-            Ok((shared, who, admission)) => {
-                shared.guard.welcome(who, peer, from, shared.options.link.limits.handshake, admission)
-            }
-            Err(refusal) => Admit::Now(Err(refusal)),
-        }
-    }
-
-    fn joined(&self, pipe: &Arc<Pipe>) {
-        self.tell(Told::Joined { attempt: self.attempt, pipe: pipe.clone() });
-    }
-
-    fn deliver(&self, pipe: &Arc<Pipe>, received: &mut Received) -> Flow {
-        let Some(shared) = self.shared.upgrade() else { return Flow::Close("the node is gone".into()) };
-        match self.lane {
-            Lane::Calls => self.pending.deliver(&shared, &self.link, pipe, received),
-            Lane::Events => shared.subscriptions.deliver(&shared, pipe, received),
-            // Credit counts once the connection is the lane's: what is pushed into one that loses the race, or that a
-            // flush does not know yet, would be lost. `up` resumes it.
-            Lane::Work if !self.link.current(Lane::Work).is_some_and(|up| Arc::ptr_eq(&up.pipe, pipe)) => {
-                Flow::Pause
-            }
-            Lane::Work => shared.outlets.deliver(&shared, &self.link, pipe, received),
-        }
-    }
-
-    fn writable(&self, pipe: &Arc<Pipe>) {
-        if let (Lane::Work, Some(shared)) = (self.lane, self.shared.upgrade()) {
-            shared.outlets.writable(pipe);
-        }
-    }
-
-    fn left(&self, pipe: &Arc<Pipe>, why: &Disconnect) {
-        let reason = why.reason.clone();
-        if !why.clean {
-            let (peer, lane, unknown, dropped) =
-                (self.link.name(), self.lane.name(), why.unknown, why.dropped);
-            tracing::debug!(%peer, lane, unknown, dropped, %reason, "connection lost");
-        }
-        self.pending.fail_all(&reason);
-        if let Some(shared) = self.shared.upgrade() {
-            match self.lane {
-                Lane::Calls => {}
-                Lane::Events => shared.subscriptions.left(pipe),
-                Lane::Work => shared.outlets.lost(pipe),
-            }
-        }
-        self.tell(Told::Left { attempt: self.attempt, reason });
-    }
-
-    fn failed(&self, origin: &Origin, error: &ConnectError, _retry_in: Option<Duration>) {
-        self.tell(Told::Failed { endpoint: origin.endpoint().clone(), reason: error.to_string() });
     }
 }
 

@@ -233,8 +233,7 @@ async fn why_a_puller_says_no_is_cut() {
         let sender = sender.clone();
         async move { sender.push("emails", &1u64).await }
     });
-    let mut error = ErrorBody::default();
-    error.message = "no!".repeat(100_000);
+    let error = ErrorBody::new("RS0440", "no!".repeat(100_000));
     say(&puller, Kind::Error, "emails", &error).await;
     match soon(push).await.unwrap().unwrap_err() {
         PushError::Forbidden { reason, .. } => assert_eq!(reason.len(), 255),
