@@ -27,7 +27,7 @@ pub enum ProtocolError {
     #[error("the peer wants the unknown security mechanism `{0}`")]
     UnknownMechanism(String),
     /// A security mechanism other than ours: both sides have to be configured alike.
-    #[error("the peer wants the security mechanism {theirs}, this side {ours}")]
+    #[error("{}", mismatch(ours, theirs))]
     MechanismMismatch {
         /// Ours.
         ours: &'static str,
@@ -184,5 +184,15 @@ impl ProtocolError {
             Self::WeakKey => ("weak-key", 59, Fault::Peer),
             Self::TwoServers => ("two-servers", 60, Fault::Config),
         }
+    }
+}
+
+fn mismatch(ours: &str, theirs: &str) -> String {
+    match (ours, theirs) {
+        ("NULL", "CURVE") => "the peer wants encryption, and this side has no keys: a node takes them from `[security]` in \
+                              ripstop.toml (ripstop keys issue makes them), a socket from ConnectOptions::curve"
+            .into(),
+        (_, "NULL") => format!("the peer does not encrypt, and this side wants {ours}"),
+        _ => format!("the peer wants the security mechanism {theirs}, this side {ours}"),
     }
 }

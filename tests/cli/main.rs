@@ -6,6 +6,11 @@ mod demo;
 mod fabric;
 #[cfg(all(unix, feature = "tls"))]
 mod keys;
+#[cfg(all(unix, feature = "tls", feature = "curve"))]
+#[path = "../common/python.rs"]
+mod python;
 mod run;
+#[cfg(all(unix, feature = "tls"))]
+mod secured;
 mod socket;
 mod usage;

@@ -63,15 +63,7 @@ impl Place {
 
     /// Starts one that stays.
     pub(crate) fn begin(&self, args: &[&str]) -> Running {
-        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = channel();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let (sender, errors) = channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let stdin = child.stdin.take();
-        Running { child, stdin, lines, errors }
+        Running::of(self.command(args))
     }
 }
 
@@ -84,6 +76,19 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    pub(crate) fn of(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let (sender, errors) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let stdin = child.stdin.take();
+        Self { child, stdin, lines, errors }
+    }
+
     /// The next line it prints.
     pub(crate) fn line(&self) -> String {
         self.lines.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("no output; stderr: {:?}", self.errors()))
@@ -119,6 +124,11 @@ impl Running {
     /// The lines it prints until its end.
     pub(crate) fn rest(&self) -> Vec<String> {
         std::iter::from_fn(|| self.lines.recv_timeout(LIMIT).ok()).collect()
+    }
+
+    /// The lines on its standard error until its end.
+    pub(crate) fn error_rest(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.errors.recv_timeout(LIMIT).ok()).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Connection, Dialling, Lane, PeerLink};
 use crate::{
     discovery::{Advert, Key},
     endpoint::Endpoint,
-    fabric::{calls::pending::Pending, guard::Who, shared::Shared, wire::property},
+    fabric::{calls::pending::Pending, error::instance_name, guard::Who, shared::Shared, wire::property},
     socket::{
         ConnectError,
         core::{Admission, Admit, Core, Disconnect, Flow, Origin, Refusal},
@@ -153,10 +153,11 @@ impl Dialled {
         if let (Key::Endpoint(_), Some(advert)) = (&self.link.key, advert_of(peer, &self.link)) {
             // Now the directory knows the node behind this address, perhaps from another source as well. One link a node:
             // the next dial is made under the node's own key.
+            let name = instance_name(&advert.service, advert.node);
             shared.directory.met(&self.link.key, advert);
             self.link.identified.store(true, Ordering::Relaxed);
             shared.reconcile();
-            return Err(Refusal { reason: "identified".into(), last: false });
+            return Err(closing(&format!("identified as {name}")));
         }
         let core = self.me.upgrade().ok_or_else(gone)?;
         let local = shared.local(self.lane.dials_as(), Some(self.lane));

@@ -92,17 +92,17 @@ pub(super) async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: L
                 }
             }
             Err(reason) => {
+                if link.identified.load(Ordering::Relaxed) {
+                    link.resign(lane, &reason);
+                    strong.forget_if_gone(&link);
+                    return;
+                }
                 // A peer that proves to be somebody else, or that does not let us in, is worth a word.
                 let told = strong.guard.keys().is_some()
                     && strong.guard.strangers.is_news(&format!("{} {reason}", link.name()));
                 match told {
                     true => tracing::warn!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
                     false => tracing::debug!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
-                }
-                if link.identified.load(Ordering::Relaxed) {
-                    link.resign(lane, &reason);
-                    strong.forget_if_gone(&link);
-                    return;
                 }
                 link.down(&strong, lane, &reason);
                 strong.directory.suspect(&link.key);
