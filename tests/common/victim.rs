@@ -264,7 +264,7 @@ pub(crate) struct Host {
 }
 
 pub(crate) const METHOD: &str = "hello.echo";
-const SERVE: [&str; 5] = ["serve", METHOD, "--echo", "--concurrency", "64"];
+pub(crate) const SERVE: [&str; 5] = ["serve", METHOD, "--echo", "--concurrency", "64"];
 
 impl Host {
     pub(crate) async fn start(environment: &[(&str, &str)]) -> Self {

@@ -19,6 +19,8 @@ mod identity;
 mod memory;
 mod streams;
 mod subscriptions;
+#[cfg(all(feature = "tls", feature = "curve"))]
+mod tls;
 
 use std::time::{Duration, Instant};
 
