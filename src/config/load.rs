@@ -100,7 +100,7 @@ pub(super) fn check(config: &Config, place: impl Fn(&str) -> String) -> Result<(
             token(root).map_err(|reason| wrong(&format!("peers.{index}.roots.{n}"), reason))?;
         }
     }
-    crate::security::permissions::check(&config.allow).map_err(|(key, reason)| wrong(&key, reason))?;
+    super::rule::check(&config.allow).map_err(|(key, reason)| wrong(&key, reason))?;
     let limits = &config.limits;
     for (key, value) in [
         ("max_message", limits.max_message),

@@ -23,6 +23,7 @@
 mod error;
 mod listen;
 mod load;
+mod rule;
 mod values;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ use crate::endpoint::Endpoint;
 pub use error::ConfigError;
 pub use listen::{advertised, interfaces_of, is_beyond_loopback};
 pub(crate) use load::{nearest, peers};
+pub use rule::AllowRule;
+pub(crate) use rule::{Who, check_token, pattern, who};
 
 /// Everything that can be set. `Config::default()` is what an empty file means.
 ///
@@ -179,53 +182,6 @@ impl SecurityConfig {
     pub fn has_keys(&self) -> bool {
         let files = [&self.ca, &self.cert, &self.key, &self.crl, &self.curve_key, &self.curve_names];
         self.dir.is_some() || files.into_iter().any(Option::is_some)
-    }
-}
-
-/// One of `[[allow]]`: what `who` may do. A list that is there **replaces** the default of its action; see
-/// [`Permissions`](crate::security::Permissions).
-///
-/// ```
-/// use ripstop::config::AllowRule;
-/// let rule = AllowRule { call: Some(vec!["pricing.*".into()]), ..AllowRule::new("billing") };
-/// assert_eq!(rule.serve, None);
-/// ```
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AllowRule {
-    /// A service such as `billing`, an enrolled CURVE key such as `curve:reports`, or `*` for every member.
-    pub who: String,
-    /// Methods that it may call. Default: all.
-    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
-    pub call: Option<Vec<String>>,
-    /// Methods that it may serve. Default: those with its name as first token.
-    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
-    pub serve: Option<Vec<String>>,
-    /// Topics that it may publish to. Default: those with its name as first token.
-    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
-    pub publish: Option<Vec<String>>,
-    /// Topics that it may subscribe to. Default: all.
-    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
-    pub subscribe: Option<Vec<String>>,
-    /// Queues that it may push to. Default: all.
-    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
-    pub push: Option<Vec<String>>,
-    /// Queues that it may pull from. Default: those with its name as first token.
-    #[serde(default, deserialize_with = "values::some_list", skip_serializing_if = "Option::is_none")]
-    pub pull: Option<Vec<String>>,
-    /// Whether it may use the node's own subjects, which begin with `$`. Default: false.
-    #[serde(default)]
-    pub admin: bool,
-}
-
-impl AllowRule {
-    /// A rule that changes nothing yet.
-    ///
-    /// ```
-    /// assert_eq!(ripstop::config::AllowRule::new("*").who, "*");
-    /// ```
-    pub fn new(who: impl Into<String>) -> Self {
-        Self { who: who.into(), ..Self::default() }
     }
 }
 

@@ -8,7 +8,6 @@ use zeroize::Zeroizing;
 
 use super::ca::disk;
 use super::{Identity, SecurityError};
-use crate::socket::curve_keys;
 use crate::zmtp::curve::{KeyPair, PublicKey, SecretKey};
 
 /// Who is enrolled for CURVE: `curve.toml`, a line `NAME = "Z85 of the public key"` for each.
@@ -159,8 +158,10 @@ pub fn read_curve_key(path: &Path) -> Result<Option<KeyPair>, SecurityError> {
 ///
 /// See [`read_curve_key`] for an example.
 pub fn make_curve_key(path: &Path) -> Result<KeyPair, SecurityError> {
-    let random = |error| SecurityError::Setup { reason: format!("no random numbers to be had: {error}") };
-    let keys = curve_keys().map_err(random)?;
+    let mut secret = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *secret)
+        .map_err(|error| SecurityError::Setup { reason: format!("no random numbers to be had: {error}") })?;
+    let keys = KeyPair::from(SecretKey::from_bytes(*secret));
     if let Some(dir) = path.parent() {
         disk::make_dir(dir)?;
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::config::check_token;
+
 /// How long a SPIFFE ID may be, in bytes (SPIFFE-ID, section 2.3).
 const MAX_ID: usize = 2048;
 /// How long a fabric, a service or a CURVE name may be, in bytes. For fabrics it is the specification's bound on trust domains.
@@ -184,18 +186,6 @@ pub(crate) fn check_fabric(fabric: &str) -> Result<(), String> {
 /// no dot.
 pub(crate) fn check_service(service: &str) -> Result<(), String> {
     check_token(service).map_err(|reason| format!("{reason} (service `{}`)", shorten(service)))
-}
-
-fn check_token(name: &str) -> Result<(), &'static str> {
-    if name.is_empty() {
-        Err("a name is empty")
-    } else if name.len() > MAX_NAME {
-        Err("a name is longer than 255 bytes")
-    } else if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
-        Err("a name has letters, digits, `-` and `_` only")
-    } else {
-        Ok(())
-    }
 }
 
 /// What others wrote, short enough for a log line.

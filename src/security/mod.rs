@@ -25,7 +25,7 @@ mod files;
 mod identity;
 #[cfg(feature = "tls")]
 mod keys;
-pub(crate) mod permissions;
+mod permissions;
 #[cfg(feature = "tls")]
 mod store;
 #[cfg(feature = "tls")]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::{Identity, SecurityError};
-use crate::config::AllowRule;
+use crate::config::{AllowRule, Who, pattern, who};
 use crate::envelope::{Pattern, is_reserved, root};
 
 /// What may be asked of a node without being an admin, of the subjects that begin with `$`.
@@ -259,43 +259,6 @@ impl Permissions {
             None if action.is_open() => Scope::Everything,
             None => Scope::Own(who.name()),
         }
-    }
-}
-
-enum Who<'a> {
-    Everyone,
-    Service(&'a str),
-    Curve(&'a str),
-}
-
-fn who(text: &str) -> Result<Who<'_>, String> {
-    if text == "*" {
-        return Ok(Who::Everyone);
-    }
-    let (who, checked) = match text.strip_prefix("curve:") {
-        Some(name) => (Who::Curve(name), Identity::curve(name).map(drop)),
-        None => (Who::Service(text), Identity::service("any", text).map(drop)),
-    };
-    match checked {
-        Ok(()) => Ok(who),
-        Err(_) => Err(format!(
-            "`{text}` is nobody: write a service such as billing, an enrolled key such as curve:reports, or * for every member"
-        )),
-    }
-}
-
-fn pattern(text: &str) -> Result<Pattern, String> {
-    if is_reserved(text) {
-        return Err(format!("`{text}`: what begins with `$` takes admin = true, not a pattern"));
-    }
-    Pattern::parse(text).map_err(|error| error.to_string())
-}
-
-/// The rules as the configuration checks them: the key and what is wrong with it.
-pub(crate) fn check(rules: &[AllowRule]) -> Result<(), (String, String)> {
-    match Permissions::new(rules, false) {
-        Err(SecurityError::Rule { place, reason }) => Err((place, reason)),
-        _ => Ok(()),
     }
 }
 

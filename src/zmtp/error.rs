@@ -189,10 +189,10 @@ impl ProtocolError {
 
 fn mismatch(ours: &str, theirs: &str) -> String {
     match (ours, theirs) {
-        ("NULL", "CURVE") => "the peer wants encryption, and this side has no keys: a node takes them from `[security]` in \
+        ("NULL", "CURVE") => "the peer wants encryption (CURVE), and this side has no keys: a node takes them from `[security]` in \
                               ripstop.toml (ripstop keys issue makes them), a socket from ConnectOptions::curve"
             .into(),
-        (_, "NULL") => format!("the peer does not encrypt, and this side wants {ours}"),
+        (_, "NULL") => format!("the peer does not encrypt (NULL), and this side wants {ours}"),
         _ => format!("the peer wants the security mechanism {theirs}, this side {ours}"),
     }
 }

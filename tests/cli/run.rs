@@ -125,11 +125,6 @@ impl Running {
     pub(crate) fn rest(&self) -> Vec<String> {
         std::iter::from_fn(|| self.lines.recv_timeout(LIMIT).ok()).collect()
     }
-
-    /// The lines on its standard error until its end.
-    pub(crate) fn error_rest(&self) -> Vec<String> {
-        std::iter::from_fn(|| self.errors.recv_timeout(LIMIT).ok()).collect()
-    }
 }
 
 impl Drop for Running {
@@ -139,7 +134,8 @@ impl Drop for Running {
     }
 }
 
-fn finish(child: Child) -> Ended {
+/// What a process leaves behind at its end.
+pub(crate) fn finish(child: Child) -> Ended {
     let pid = child.id().to_string();
     let (sender, done) = channel();
     thread::spawn(move || sender.send(child.wait_with_output()));

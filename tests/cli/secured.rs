@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ripstop::security::Ca;
 
-use crate::run::{Ended, Place, Running};
+use crate::run::{Ended, Place, Running, finish};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Long enough for anything that does not hang.
@@ -81,19 +81,19 @@ fn serve(place: &Place, keys: &str, subject: &str) -> (Running, String) {
 
 /// Starts the program with these keys; "": with none.
 fn begin(place: &Place, keys: &str, args: &[&str]) -> Running {
+    Running::of(command(place, keys, args))
+}
+
+fn with_keys(place: &Place, keys: &str, args: &[&str]) -> Ended {
+    finish(command(place, keys, args).spawn().unwrap())
+}
+
+fn command(place: &Place, keys: &str, args: &[&str]) -> Command {
     let mut command = place.command(args);
     if !keys.is_empty() {
         command.env("RIPSTOP_SECURITY__DIR", keys);
     }
-    Running::of(command)
-}
-
-fn with_keys(place: &Place, keys: &str, args: &[&str]) -> Ended {
-    let mut running = begin(place, keys, args);
-    let code = running.end();
-    let out = running.rest().iter().map(|line| format!("{line}\n")).collect();
-    let err = running.error_rest().join("\n");
-    Ended { code, out, err }
+    command
 }
 
 fn refused(ended: &Ended, why: &str) {
@@ -107,7 +107,7 @@ fn two_services_with_keys_talk_and_without_nobody_does() {
     assert!(shop.endpoint.starts_with("tls+tcp://127.0.0.1:"), "{}", shop.endpoint);
     shop.honest_caller_is_served();
     let ended = shop.place.run(&["--fabric", "shop", "call", "billing.double", "21"]);
-    refused(&ended, "the peer wants encryption, and this side has no keys");
+    refused(&ended, "the peer wants encryption (CURVE), and this side has no keys");
     assert!(ended.err.contains("ripstop keys issue"), "{ended:?}");
     shop.logs("the peer does not encrypt, and this side has keys");
     shop.honest_caller_is_served();

@@ -13,7 +13,7 @@ use ripstop::fabric::{
     CallError, NodeBuilder, PublishError, PushError, ReceiveError, ServeError, SubscribeError,
 };
 use ripstop::security::{AuthRequest, Ca, Keys, Verdict};
-use ripstop::{Context, HandlerError, Node};
+use ripstop::{HandlerError, Node};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
 
@@ -527,6 +527,7 @@ async fn keys_that_are_none_are_a_clear_error() {
 #[cfg(feature = "curve")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_curve_client_is_who_it_is_enrolled_as() {
+    use ripstop::Context;
     use ripstop::envelope::{NIL, Parts, decode_body};
     use ripstop::security::{CurveNames, make_curve_key};
     use ripstop::socket::{ConnectOptions, Dealer, Event, curve_keys};

@@ -133,7 +133,7 @@ async fn bad_handshakes_are_refused_with_the_reason() {
         ("the peer speaks ZMTP 2", vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 1]),
         ("unknown security mechanism `ROT13`", greeting("ROT13")),
         ("wants the security mechanism PLAIN", greeting("PLAIN")),
-        ("wants the security mechanism CURVE", greeting("CURVE")),
+        ("wants encryption (CURVE), and this side has no keys", greeting("CURVE")),
         // Oversized, short, out of turn.
         ("a command of 2147483648 bytes", greeted(&header(4, 1 << 31))),
         ("a command of 9223372036854775807 bytes", greeted(&header(4, u64::MAX >> 1))),
