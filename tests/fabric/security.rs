@@ -526,6 +526,46 @@ async fn keys_that_are_none_are_a_clear_error() {
 
 #[cfg(feature = "curve")]
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_asked_about_before_the_proof() {
+    use ripstop::security::{CurveNames, make_curve_key};
+    use ripstop::socket::{ConnectOptions, Dealer, Event, curve_keys};
+
+    let mut shop = Shop::new();
+    let dir = shop.keys("pricing");
+    let (server, known) = (make_curve_key(&dir.join("curve.key")).unwrap(), curve_keys().unwrap());
+    let mut names = CurveNames::default();
+    names.enrol("reports", known.public()).unwrap();
+    names.write(&dir.join("curve.toml")).unwrap();
+    let (asked, mut count) = watch::channel(0);
+    let authoriser = move |_: AuthRequest| {
+        asked.send_modify(|asked| *asked += 1);
+        async { Verdict::Allow }
+    };
+    let pricing = plain(&shop.lan, "pricing").keys(&dir).authoriser(authoriser).start().await.unwrap();
+    let address = pricing.endpoints()[0].to_string().replace("tls+", "");
+    let to = address.trim_start_matches("tcp://").parse().unwrap();
+
+    // A HELLO whose box nobody can open, and one that is good, of a key that is not enrolled.
+    let hello = [&[1, 0][..], &[0; 72], &[9; 120]].concat();
+    let hello = [raw::greeting("CURVE"), raw::command("HELLO", &hello)].concat();
+    for n in 0..20 {
+        let mut peer = raw::dial(to, n).await;
+        peer.write_all(&hello).await.unwrap();
+        assert!(raw::closed(&mut peer, Duration::from_secs(10)).await);
+    }
+    let stranger = Dealer::new();
+    let mut told = stranger.monitor();
+    let options = |keys| ConnectOptions::new().curve(server.public(), keys);
+    stranger.connect_with(&*address, options(curve_keys().unwrap())).unwrap();
+    soon(async { while !matches!(told.next().await, Some(Event::GaveUp { .. })) {} }).await;
+    assert_eq!(*count.borrow_and_update(), 0);
+    let reports = Dealer::new();
+    reports.connect_with(&*address, options(known)).unwrap();
+    soon(count.wait_for(|asked| *asked == 1)).await.unwrap();
+}
+
+#[cfg(feature = "curve")]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_curve_client_is_who_it_is_enrolled_as() {
     use ripstop::Context;
     use ripstop::envelope::{NIL, Parts, decode_body};
