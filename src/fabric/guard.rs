@@ -310,6 +310,17 @@ mod with_keys {
         Err(Refusal::UnknownKey)
     }
 
+    /// With the key, so that one who asks to be let in can be told from another, and enrolled.
+    #[cfg(feature = "curve")]
+    fn unenrolled(refusal: &Refusal, key: &[u8; 32]) -> String {
+        format!("{refusal}: {}", crate::zmtp::curve::PublicKey::from_bytes(*key))
+    }
+
+    #[cfg(not(feature = "curve"))]
+    fn unenrolled(refusal: &Refusal, _: &[u8; 32]) -> String {
+        refusal.to_string()
+    }
+
     pub(super) fn generation(keys: &KeyStore) -> u64 {
         *keys.changed().borrow()
     }
@@ -317,7 +328,7 @@ mod with_keys {
     pub(super) fn prove(keys: &KeyStore, proof: &Proof) -> Result<Identity, String> {
         match proof {
             Proof::None => Err("it has proven nothing".into()),
-            Proof::Curve(key) => enrolled(&keys.current(), key).map_err(|refusal| refusal.to_string()),
+            Proof::Curve(key) => enrolled(&keys.current(), key).map_err(|refusal| unenrolled(&refusal, key)),
             // Once more than TLS has: the keys may have changed since, however long the peer took to say who it is.
             Proof::Certificates(chain) => {
                 let (keys, chain) = (keys.current(), certificates(chain));

@@ -77,12 +77,15 @@ impl Core for Hub {
     fn left(&self, _: &Arc<Pipe>, _: &Disconnect) {}
 
     fn failed(&self, origin: &Origin, error: &ConnectError, _: Option<std::time::Duration>) {
+        let remote = origin.remote();
+        let host = remote.rsplit_once(':').map_or(remote, |(host, _)| host);
         let secured = self.shared.upgrade().filter(|shared| shared.guard.keys().is_some());
-        // Where there are keys, whoever is not let in is of interest.
-        if secured.is_some_and(|shared| shared.guard.strangers.is_news(&error.to_string())) {
-            tracing::warn!(remote = origin.remote(), %error, "not let in");
+        // Where there are keys, whoever is not let in is of interest: of each host, so that one that comes again and again
+        // does not hide another.
+        if secured.is_some_and(|shared| shared.guard.strangers.is_news(&format!("{host}: {error}"))) {
+            tracing::warn!(remote, %error, "not let in");
         } else {
-            tracing::debug!(remote = origin.remote(), %error, "a handshake failed");
+            tracing::debug!(remote, %error, "a handshake failed");
         }
     }
 }

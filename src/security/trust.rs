@@ -22,6 +22,7 @@ use webpki::{
 use x509_parser::prelude::{CertificateRevocationList, FromDer, ParsedExtension, X509Certificate};
 
 use super::{Identity, Refusal};
+use crate::transport::tls::note_refused;
 
 /// What proves a peer to be a member of the fabric.
 #[derive(Debug)]
@@ -305,7 +306,12 @@ impl ClientCertVerifier for Members {
         let chain = [std::slice::from_ref(end_entity), intermediates].concat();
         let checked =
             self.0.verify(&chain, now, KeyUsage::client_auth()).and_then(|()| self.0.identify(&chain));
-        checked.map(|_| ClientCertVerified::assertion()).map_err(|refusal| alert(refusal, now))
+        checked.map(|_| ClientCertVerified::assertion()).map_err(|refusal| {
+            if let Ok(who) = identity_of(end_entity) {
+                note_refused(who.to_string());
+            }
+            alert(refusal, now)
+        })
     }
 
     fn verify_tls12_signature(

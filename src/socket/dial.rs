@@ -189,7 +189,7 @@ impl Shared {
         match timeout(self.options.link.limits.handshake, connector.connect(stream)).await {
             Ok(Ok(secured)) => Ok(secured),
             Ok(Err(error)) => Err(format!("TLS: {}", explain(&error))),
-            Err(_) => Err("TLS: the handshake was not finished in time".into()),
+            Err(_) => Err(format!("TLS: {}", link::too_late())),
         }
     }
 

@@ -92,9 +92,19 @@ enum Cause {
     Broken(String),
 }
 
+/// A handshake below ZMTP took too long, which is counted as one of ZMTP; what to say of it.
+pub(super) fn too_late() -> String {
+    count(&ProtocolError::HandshakeTimeout);
+    ProtocolError::HandshakeTimeout.to_string()
+}
+
+fn count(error: &ProtocolError) {
+    metrics::counter!("ripstop_socket_protocol_errors_total", "reason" => error.reason()).increment(1);
+}
+
 impl From<ProtocolError> for Cause {
     fn from(error: ProtocolError) -> Self {
-        metrics::counter!("ripstop_socket_protocol_errors_total", "reason" => error.reason()).increment(1);
+        count(&error);
         match error {
             ProtocolError::Refused(_) => Self::Final(error.to_string()),
             _ => Self::Broken(error.to_string()),

@@ -204,7 +204,7 @@ impl Shared {
             Ok(Ok(First::Tls(stream, proof))) => Ok((stream, proof, Mechanism::Null)),
             Ok(Ok(First::Plain(stream))) => self.unsecured(stream).await,
             Ok(Err(error)) => Err(format!("TLS: {}", explain(&error))),
-            Err(_) => Err("the handshake was not finished in time".into()),
+            Err(_) => Err(link::too_late()),
         }
     }
 

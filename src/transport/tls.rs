@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::Stream;
 
 #[cfg(feature = "tls")]
-pub(crate) use with_rustls::{Acceptor, Connector};
+pub(crate) use with_rustls::{Acceptor, Connector, note_refused};
 
 /// The content type of a handshake record: what TLS begins with.
 pub(crate) const FIRST_BYTE: u8 = 0x16;
@@ -95,6 +95,7 @@ pub(crate) fn explain(error: &io::Error) -> String {
 
 #[cfg(feature = "tls")]
 mod with_rustls {
+    use std::cell::RefCell;
     use std::fmt;
     use std::io;
     use std::sync::Arc;
@@ -126,12 +127,38 @@ mod with_rustls {
         }
     }
 
+    tokio::task_local! {
+        /// Whom the verifier refuses in the handshake under way: rustls forgets the certificate of a refused peer.
+        static REFUSED: RefCell<Option<String>>;
+    }
+
+    /// For the log: who a refused peer says that it is.
+    pub(crate) fn note_refused(who: String) {
+        // Outside of a listener's handshake nobody asks.
+        let _ = REFUSED.try_with(|refused| refused.replace(Some(who)));
+    }
+
+    /// A refusal, and whom it met.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{error} (it says that it is {who})")]
+    struct Refused {
+        who: String,
+        error: io::Error,
+    }
+
     /// What rustls holds of encrypted output before a write waits: a batch, so that none is cut in two.
     const BUFFER: usize = 256 * 1024;
 
     impl Acceptor {
         pub(super) async fn handshake(&self, stream: Stream) -> io::Result<(Stream, Proof)> {
-            let mut stream = tokio_rustls::TlsAcceptor::from((self.0)()).accept(stream).await?;
+            let accept = tokio_rustls::TlsAcceptor::from((self.0)()).accept(stream);
+            let accept = async {
+                accept.await.map_err(|error| match REFUSED.with(RefCell::take) {
+                    Some(who) => io::Error::new(error.kind(), Refused { who, error }),
+                    None => error,
+                })
+            };
+            let mut stream = REFUSED.scope(RefCell::default(), accept).await?;
             stream.get_mut().1.set_buffer_limit(Some(BUFFER));
             let proof = proof(stream.get_ref().1.peer_certificates());
             Ok((Box::new(stream), proof))
@@ -156,7 +183,11 @@ mod with_rustls {
         use rustls::{
             AlertDescription as Alert, CertificateError as Wrong, Error, OtherError, PeerIncompatible,
         };
-        let error = error.get_ref()?.downcast_ref::<Error>()?;
+        let error = error.get_ref()?;
+        if let Some(Refused { who, error }) = error.downcast_ref() {
+            return Some(format!("{} (it says that it is {who})", super::explain(error)));
+        }
+        let error = error.downcast_ref::<Error>()?;
         Some(match error {
             Error::AlertReceived(alert) => match alert {
                 Alert::CertificateRequired => {
@@ -194,7 +225,10 @@ mod with_rustls {
                 other => format!("the peer's certificate: {other}"),
             },
             Error::PeerIncompatible(
-                PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::Tls13RequiredForQuic,
+                PeerIncompatible::SupportedVersionsExtensionRequired
+                | PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled
+                | PeerIncompatible::Tls13RequiredForQuic,
             ) => "the peer does not speak TLS 1.3".into(),
             Error::InvalidMessage(_) => "the peer does not speak TLS".into(),
             Error::General(text) => text.clone(),

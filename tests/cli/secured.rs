@@ -50,13 +50,13 @@ impl Shop {
     }
 
     /// Waits until the log of billing says this.
-    fn logs(&self, text: &str) {
+    fn logs(&self, text: &str) -> String {
         let began = Instant::now();
         let mut seen = Vec::new();
         while began.elapsed() < PATIENCE {
             seen.extend(self.billing.errors());
-            if seen.iter().any(|line| line.contains(text)) {
-                return;
+            if let Some(line) = seen.iter().find(|line| line.contains(text)) {
+                return line.clone();
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -138,7 +138,8 @@ fn an_expired_certificate_is_refused_on_either_side() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains("expired on") && ended.err.contains("ripstop keys issue"), "{}", ended.err);
     assert!(!trusting(&shop, "old"));
-    shop.logs("the peer's certificate expired on");
+    let said = shop.logs("the peer's certificate expired on");
+    assert!(said.contains("(it says that it is spiffe://shop/service/orders)"), "{said}");
     shop.honest_caller_is_served();
 }
 

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use ripstop::config::SecurityConfig;
 use ripstop::security::{Ca, Keys};
 use ripstop::socket::{BindError, ConnectError, Event, Options, Pull, Push};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::common::{event, quick};
 use crate::soon;
@@ -85,4 +88,39 @@ async fn without_keys_the_address_is_refused() {
     let pull = Pull::new();
     assert!(matches!(pull.bind("tls+tcp://127.0.0.1:0").await, Err(BindError::NoTls(_))));
     assert!(matches!(pull.connect("tls+tcp://127.0.0.1:1"), Err(ConnectError::NoTls(_))));
+}
+
+/// Whatever it began with: where there are keys, TLS is shaken before ZMTP.
+#[tokio::test]
+async fn a_handshake_that_hangs_is_given_up_and_counted() {
+    let recorder = DebuggingRecorder::new();
+    let _here = metrics::set_default_local_recorder(&recorder);
+    soon(async {
+        let (ours, theirs) = members();
+        let brief = Duration::from_millis(200);
+        let pull = Pull::with_options(ours.handshake_timeout(brief));
+        let endpoint = pull.bind("tls+tcp://127.0.0.1:0").await.unwrap().to_string();
+        for begins in [&b""[..], b"\x16", b"\x16\x03\x01\x01\x00\x01"] {
+            let mut peer = TcpStream::connect(&endpoint["tls+tcp://".len()..]).await.unwrap();
+            peer.write_all(begins).await.unwrap();
+            assert_eq!(peer.read(&mut [0]).await.unwrap(), 0, "{begins:?}");
+        }
+        // And who dials somebody that says nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let push = Push::with_options(theirs.handshake_timeout(brief));
+        let mut monitor = push.monitor();
+        push.connect(format!("tls+tcp://{}", silent.local_addr().unwrap())).unwrap();
+        event(&mut monitor, |event| match event {
+            Event::Retrying { reason, .. } => reason.contains("not finished in time").then_some(()),
+            _ => None,
+        })
+        .await;
+        push.close().await;
+    })
+    .await;
+    let counted = recorder.snapshotter().snapshot().into_vec().into_iter().find_map(|(key, _, _, value)| {
+        let late = key.key().labels().any(|label| label.value() == "handshake-timeout");
+        late.then_some(value)
+    });
+    assert!(matches!(counted, Some(DebugValue::Counter(4..))), "{counted:?}");
 }
