@@ -1,0 +1,90 @@
+//! omq-tokio; and its caller-driven sockets, which are its fastest for one request in flight.
+
+use std::time::Duration;
+
+use omq_tokio::exclusive;
+use omq_tokio::options::WorkloadProfile;
+use omq_tokio::{Endpoint, Message, Options, Socket, SocketType};
+
+use super::{PLAIN, System};
+use crate::Result;
+use crate::work::{Clock, Counter, Kind, Work, here};
+
+pub const SYSTEM: System = System { name: "omq", kinds: PLAIN, one_way: 7e6, stay, come };
+pub const EXCLUSIVE: System =
+    System { name: "omq exclusive", kinds: &[Kind::Ask], one_way: 7e6, stay, come: come_exclusive };
+
+fn options(work: &Work) -> Options {
+    match work.kind {
+        Kind::Ask => Options::default().workload_profile(WorkloadProfile::Latency),
+        _ => Options::default(),
+    }
+    // The default ends at once and loses what is queued.
+    .linger(Duration::from_secs(30))
+}
+
+fn stay(work: &Work) -> Result<()> {
+    let work = *work;
+    super::runtime(&work)?.block_on(async move { tokio::spawn(listen(work)).await? })
+}
+
+async fn listen(work: Work) -> Result<()> {
+    let kind = if work.kind == Kind::OneWay { SocketType::Pull } else { SocketType::Router };
+    let socket = Socket::new(kind, options(&work));
+    here(socket.bind("tcp://127.0.0.1:0".parse::<Endpoint>()?).await?);
+    if work.kind != Kind::OneWay {
+        loop {
+            socket.send(socket.recv().await?).await?;
+        }
+    }
+    let (mut counter, mut batch) = (Counter::new(&work), Vec::new());
+    while !counter.add(socket.recv_many_into(4096, &mut batch).await? as u64)? {
+        batch.clear();
+    }
+    Ok(())
+}
+
+fn come(work: &Work, endpoint: &str) -> Result<()> {
+    let (work, endpoint) = (*work, endpoint.parse::<Endpoint>()?);
+    super::runtime(&work)?.block_on(async move { tokio::spawn(go(work, endpoint)).await? })
+}
+
+async fn go(work: Work, endpoint: Endpoint) -> Result<()> {
+    let kind = if work.kind == Kind::OneWay { SocketType::Push } else { SocketType::Dealer };
+    let socket = Socket::new(kind, options(&work));
+    socket.connect(endpoint).await?;
+    let message = work.message();
+    if work.kind == Kind::OneWay {
+        for _ in 0..work.count {
+            socket.send(Message::from_slice(&message)).await?;
+        }
+        return Ok(socket.close().await?);
+    }
+    let mut clock = Clock::new(&work);
+    for _ in 1..work.window() {
+        socket.send(Message::from_slice(&message)).await?;
+    }
+    for _ in work.window()..=work.count {
+        clock.asks();
+        socket.send(Message::from_slice(&message)).await?;
+        socket.recv().await?;
+        clock.answered();
+    }
+    clock.end(&work)
+}
+
+fn come_exclusive(work: &Work, endpoint: &str) -> Result<()> {
+    let (work, endpoint) = (*work, endpoint.parse::<Endpoint>()?);
+    super::runtime(&work)?.block_on(async move {
+        let mut socket =
+            exclusive::Socket::connect(SocketType::Dealer, endpoint, exclusive::Options::default()).await?;
+        let (message, mut clock) = (Message::from_slice(&work.message()), Clock::new(&work));
+        for _ in 0..work.count {
+            clock.asks();
+            socket.send(&message).await?;
+            socket.recv().await?;
+            clock.answered();
+        }
+        clock.end(&work)
+    })
+}

@@ -1,0 +1,101 @@
+//! Our sockets.
+
+use std::path::PathBuf;
+
+use ripstop::socket::{Dealer, Options, Pull, Push, Router};
+
+use super::System;
+use crate::Result;
+use crate::work::{Clock, Counter, Kind, Work, here};
+
+pub const SYSTEM: System = System {
+    name: "ripstop",
+    kinds: &[Kind::OneWay, Kind::Sealed, Kind::Ask, Kind::Many],
+    one_way: 12e6,
+    stay,
+    come,
+};
+
+fn stay(work: &Work) -> Result<()> {
+    let work = *work;
+    super::runtime(&work)?.block_on(async move {
+        match work.kind {
+            Kind::OneWay | Kind::Sealed => tokio::spawn(receive(work)).await?,
+            Kind::Ask | Kind::Many => {
+                let router = Router::new();
+                here(router.bind("tcp://127.0.0.1:0").await?);
+                loop {
+                    router.send(router.recv().await?).await?;
+                }
+            }
+        }
+    })
+}
+
+async fn receive(work: Work) -> Result<()> {
+    let sealed = work.kind == Kind::Sealed;
+    let pull = Pull::with_options(if sealed { keys(true)? } else { Options::new() });
+    here(pull.bind(if sealed { "tls+tcp://127.0.0.1:0" } else { "tcp://127.0.0.1:0" }).await?);
+    let (mut counter, mut batch) = (Counter::new(&work), Vec::new());
+    while !counter.add(pull.recv_many(&mut batch, 4096).await? as u64)? {
+        batch.clear();
+    }
+    Ok(())
+}
+
+fn come(work: &Work, endpoint: &str) -> Result<()> {
+    let (work, endpoint) = (*work, endpoint.to_owned());
+    super::runtime(&work)?.block_on(async move {
+        match work.kind {
+            Kind::OneWay | Kind::Sealed => tokio::spawn(send(work, endpoint)).await?,
+            Kind::Ask | Kind::Many => ask(work, &endpoint).await,
+        }
+    })
+}
+
+async fn send(work: Work, endpoint: String) -> Result<()> {
+    let sealed = work.kind == Kind::Sealed;
+    let push = Push::with_options(if sealed { keys(false)? } else { Options::new() });
+    push.connect(endpoint)?;
+    let message = work.message();
+    for _ in 0..work.count {
+        push.send(&message).await?;
+    }
+    push.close().await;
+    Ok(())
+}
+
+async fn ask(work: Work, endpoint: &str) -> Result<()> {
+    let dealer = Dealer::new();
+    dealer.connect(endpoint)?;
+    let (message, mut clock) = (work.message(), Clock::new(&work));
+    for _ in 1..work.window() {
+        dealer.send(&message).await?;
+    }
+    for _ in work.window()..=work.count {
+        clock.asks();
+        dealer.send(&message).await?;
+        dealer.recv().await?;
+        clock.answered();
+    }
+    clock.end(&work)
+}
+
+/// A throw-away certificate that both processes read and trust; the first of them makes it.
+fn keys(make: bool) -> Result<Options> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let place = |name: &str| -> PathBuf { std::env::temp_dir().join(format!("ripstop-compare-{name}.pem")) };
+    if make {
+        let key = rcgen::KeyPair::generate()?;
+        let cert = rcgen::CertificateParams::new(vec!["ripstop.invalid".to_owned()])?.self_signed(&key)?;
+        std::fs::write(place("key"), key.serialize_pem())?;
+        std::fs::write(place("cert"), cert.pem())?;
+    }
+    let (cert, key) =
+        (CertificateDer::from_pem_file(place("cert"))?, PrivateKeyDer::from_pem_file(place("key"))?);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.clone())?;
+    let server = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key)?;
+    let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok(Options::new().tls(server.into(), client.into()))
+}

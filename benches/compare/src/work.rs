@@ -1,0 +1,183 @@
+//! What is done, and what is measured of it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// What two processes do together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub enum Kind {
+    /// Messages go one way, PUSH to PULL.
+    OneWay,
+    /// The same, encrypted.
+    Sealed,
+    /// One asks and waits for the answer, DEALER to ROUTER.
+    Ask,
+    /// The same with 64 requests in flight.
+    Many,
+}
+
+/// Requests in flight of [`Kind::Many`].
+pub const WINDOW: u64 = 64;
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OneWay => "one-way",
+            Self::Sealed => "one-way-encrypted",
+            Self::Ask => "ask",
+            Self::Many => "ask-64",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let all = [Self::OneWay, Self::Sealed, Self::Ask, Self::Many];
+        all.into_iter().find(|kind| kind.name() == text).ok_or_else(|| format!("no such work: {text}"))
+    }
+}
+
+/// One row of the comparison.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub kind: Kind,
+    /// Bytes of a message's body.
+    pub size: usize,
+    /// Both processes on one core.
+    pub pinned: bool,
+}
+
+impl Row {
+    pub fn name(&self) -> String {
+        format!("{} {} B{}", self.kind.name(), self.size, if self.pinned { ", one core" } else { "" })
+    }
+}
+
+const fn row(kind: Kind, size: usize, pinned: bool) -> Row {
+    Row { kind, size, pinned }
+}
+
+pub const ROWS: [Row; 13] = [
+    row(Kind::OneWay, 16, false),
+    row(Kind::OneWay, 128, false),
+    row(Kind::OneWay, 1024, false),
+    row(Kind::OneWay, 16 << 10, false),
+    row(Kind::OneWay, 256 << 10, false),
+    row(Kind::Sealed, 16, false),
+    row(Kind::Sealed, 128, false),
+    row(Kind::Sealed, 1024, false),
+    row(Kind::Ask, 64, true),
+    row(Kind::Ask, 64, false),
+    row(Kind::Many, 64, true),
+    row(Kind::Many, 64, false),
+    row(Kind::Many, 1024, false),
+];
+
+/// What one process has to do of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    pub kind: Kind,
+    pub size: usize,
+    pub count: u64,
+}
+
+impl Work {
+    pub fn message(&self) -> Vec<u8> {
+        vec![7; self.size]
+    }
+
+    /// How many are asked before the first answer is waited for.
+    pub fn window(&self) -> u64 {
+        if self.kind == Kind::Many { WINDOW.min(self.count) } else { 1 }
+    }
+}
+
+/// The result of one run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// Messages, or answers, a second.
+    pub rate: f64,
+    /// Of one request in flight, in microseconds.
+    pub p50: Option<f64>,
+    pub p99: Option<f64>,
+}
+
+/// Says where it is, so that the other process comes.
+pub fn here(endpoint: impl fmt::Display) {
+    println!("{endpoint}");
+}
+
+/// Counts what comes, from the first on, and says how fast it was.
+pub struct Counter {
+    count: u64,
+    seen: u64,
+    began: Option<Instant>,
+}
+
+impl Counter {
+    pub fn new(work: &Work) -> Self {
+        Self { count: work.count, seen: 0, began: None }
+    }
+
+    /// So many more have come; whether that is all.
+    pub fn add(&mut self, more: u64) -> Result<bool> {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        self.seen += more;
+        if self.seen < self.count {
+            return Ok(false);
+        }
+        say(&Measured { rate: self.seen as f64 / began.elapsed().as_secs_f64(), p50: None, p99: None })?;
+        Ok(true)
+    }
+}
+
+/// Takes the time of each answer, and says it at the end.
+pub struct Clock {
+    began: Instant,
+    asked: Instant,
+    waits: Vec<Duration>,
+    warm: u64,
+}
+
+impl Clock {
+    /// The first tenth is not counted.
+    pub fn new(work: &Work) -> Self {
+        let now = Instant::now();
+        Self { began: now, asked: now, waits: Vec::new(), warm: work.count / 10 }
+    }
+
+    pub fn asks(&mut self) {
+        self.asked = Instant::now();
+    }
+
+    pub fn answered(&mut self) {
+        match self.warm {
+            0 => self.waits.push(self.asked.elapsed()),
+            1 => (self.warm, self.began) = (0, Instant::now()),
+            _ => self.warm -= 1,
+        }
+    }
+
+    pub fn end(mut self, work: &Work) -> Result<()> {
+        let elapsed = self.began.elapsed();
+        let rate = self.waits.len() as f64 / elapsed.as_secs_f64();
+        self.waits.sort_unstable();
+        let at = |share: usize| {
+            let wait = self.waits.get(self.waits.len() * share / 100)?;
+            (work.kind == Kind::Ask).then(|| wait.as_secs_f64() * 1e6)
+        };
+        say(&Measured { rate, p50: at(50), p99: at(99) })
+    }
+}
+
+fn say(measured: &Measured) -> Result<()> {
+    println!("{}", serde_json::to_string(measured)?);
+    Ok(())
+}
