@@ -55,8 +55,11 @@ pub(crate) async fn join(common: &Common, serves: Option<&str>, subject: &str) -
         // Who has little time wants to hear that nobody is there, not that the time is over.
         config.timeouts.discovery_wait = config.timeouts.discovery_wait.min(timeout.mul_f32(0.8));
     }
-    let service = common.service.as_deref().or(serves).unwrap_or(CLIENT);
-    let mut builder = Node::builder(service).loaded(loaded.clone()).named_by_keys(common.service.is_none());
+    // Who has keys is the service that they are for; a name in the file that says otherwise is a mistake to be told.
+    let said = loaded.config.service.as_deref().filter(|_| loaded.config.security.has_keys());
+    let named = common.service.as_deref().or(said);
+    let service = named.or(serves).unwrap_or(CLIENT);
+    let mut builder = Node::builder(service).loaded(loaded.clone()).named_by_keys(named.is_none());
     let mut peers: Vec<_> = loaded.config.peers.iter().map(|peer| peer.endpoint.clone()).collect();
     let root = subject.split('.').next().filter(|root| !matches!(*root, "*" | ">")).unwrap_or_default();
     for url in &common.peer {

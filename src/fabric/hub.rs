@@ -77,15 +77,20 @@ impl Core for Hub {
     fn left(&self, _: &Arc<Pipe>, _: &Disconnect) {}
 
     fn failed(&self, origin: &Origin, error: &ConnectError, _: Option<std::time::Duration>) {
+        // The endpoint that these name is our own.
+        let reason: &dyn std::fmt::Display = match error {
+            ConnectError::Handshake { reason, .. } | ConnectError::Refused { reason, .. } => reason,
+            error => error,
+        };
         let remote = origin.remote();
         let host = remote.rsplit_once(':').map_or(remote, |(host, _)| host);
         let secured = self.shared.upgrade().filter(|shared| shared.guard.keys().is_some());
         // Where there are keys, whoever is not let in is of interest: of each host, so that one that comes again and again
         // does not hide another.
-        if secured.is_some_and(|shared| shared.guard.strangers.is_news(&format!("{host}: {error}"))) {
-            tracing::warn!(remote, %error, "not let in");
+        if secured.is_some_and(|shared| shared.guard.strangers.is_news(&format!("{host}: {reason}"))) {
+            tracing::warn!(remote, %reason, "not let in");
         } else {
-            tracing::debug!(remote, %error, "a handshake failed");
+            tracing::debug!(remote, %reason, "a handshake failed");
         }
     }
 }

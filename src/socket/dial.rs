@@ -95,8 +95,10 @@ async fn keep(shared: Arc<Shared>, core: Arc<dyn Core>) {
             match timeout(shared.options.link.limits.handshake, transport::connect(&shared.endpoint)).await {
                 Ok(Ok((stream, remote))) => {
                     let origin = shared.origin(remote.text);
+                    let began = Instant::now();
                     match shared.secure(stream).await {
-                        Ok((stream, proof)) => Ok((stream, proof, origin)),
+                        // TLS and ZMTP shake hands within the same time.
+                        Ok((stream, proof)) => Ok((stream, proof, origin, began.elapsed())),
                         Err(reason) => Err((origin, shared.handshake_error(reason))),
                     }
                 }
@@ -111,13 +113,15 @@ async fn keep(shared: Arc<Shared>, core: Arc<dyn Core>) {
         };
         // Why there is no connection (any more), and whether the core has to be told.
         let (origin, error, tell) = match attempt {
-            Ok((stream, proof, origin)) => {
+            Ok((stream, proof, origin, spent)) => {
                 let origin = Arc::new(origin);
+                let mut options = shared.options.link.clone();
+                options.limits.handshake = options.limits.handshake.saturating_sub(spent);
                 let setup = Setup {
                     origin: origin.clone(),
                     proof,
                     core: core.clone(),
-                    options: shared.options.link.clone(),
+                    options,
                     local: Some(shared.options.local.clone()),
                     kept: shared.kept.clone(),
                     monitor: shared.monitor.clone(),

@@ -339,14 +339,15 @@ impl Link {
         for _ in 0..4 {
             if !self.prepare()? {
                 // TLS may have taken what the kernel has no room for yet.
-                if mem::take(&mut self.unflushed)
-                    && Pin::new(&mut self.stream)
-                        .poll_flush(cx)
-                        .map_err(|error| broken("writing", &error))?
-                        .is_pending()
-                {
-                    self.unflushed = true;
-                    break;
+                if mem::take(&mut self.unflushed) {
+                    match Pin::new(&mut self.stream).poll_flush(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => return Ok(self.cannot_write(error)),
+                        Poll::Pending => {
+                            self.unflushed = true;
+                            break;
+                        }
+                    }
                 }
                 self.poll_leave(cx)?;
                 break;
@@ -363,17 +364,16 @@ impl Link {
                         self.conn.wrote(Instant::now().into_std());
                     }
                 }
-                // What the peer sent before may still be readable, so reading goes on to its end.
-                Poll::Ready(Err(error)) => {
-                    if !self.up {
-                        return Err(broken("writing", &error));
-                    }
-                    self.write_error = Some((error, Instant::now()));
-                    return Ok(Poll::Ready(()));
-                }
+                Poll::Ready(Err(error)) => return Ok(self.cannot_write(error)),
             }
         }
         Ok(if progress { Poll::Ready(()) } else { Poll::Pending })
+    }
+
+    /// What the peer sent before may still be readable, also why it refuses us, so that reading goes on to its end.
+    fn cannot_write(&mut self, error: io::Error) -> Poll<()> {
+        self.write_error = Some((error, Instant::now()));
+        Poll::Ready(())
     }
 
     /// Makes sure there is something in `small` or `sending`; `false`: nothing to write.

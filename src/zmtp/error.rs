@@ -162,7 +162,7 @@ impl ProtocolError {
     fn row(&self) -> (&'static str, u16, Fault) {
         match self {
             Self::NotZmtp => ("not-zmtp", 40, Fault::Peer),
-            Self::Tls => ("tls", 57, Fault::Config),
+            Self::Tls => ("tls", 62, Fault::Config),
             Self::UnsupportedVersion(_) => ("unsupported-version", 41, Fault::Peer),
             Self::UnknownMechanism(_) => ("unknown-mechanism", 42, Fault::Peer),
             Self::MechanismMismatch { .. } => ("mechanism-mismatch", 43, Fault::Config),
@@ -187,12 +187,39 @@ impl ProtocolError {
     }
 }
 
+/// How the reason begins when only somebody with keys can help: whoever dials has to hear of it, and not just its log.
+pub(crate) const WANTS_KEYS: &str = "the peer wants encryption";
+
 fn mismatch(ours: &str, theirs: &str) -> String {
     match (ours, theirs) {
-        ("NULL", "CURVE") => "the peer wants encryption (CURVE), and this side has no keys: a node takes them from `[security]` in \
-                              ripstop.toml (ripstop keys issue makes them), a socket from ConnectOptions::curve"
-            .into(),
+        ("NULL", "CURVE") => format!(
+            "{WANTS_KEYS} (CURVE), and this side has no keys: a node takes them from `[security]` in ripstop.toml (ripstop keys \
+             issue makes them), a socket from ConnectOptions::curve"
+        ),
         (_, "NULL") => format!("the peer does not encrypt (NULL), and this side wants {ours}"),
         _ => format!("the peer wants the security mechanism {theirs}, this side {ours}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_code_stands_for_two_errors() {
+        let mut codes = std::collections::HashSet::new();
+        for error in [
+            ProtocolError::NotZmtp,
+            ProtocolError::Tls,
+            ProtocolError::HandshakeTimeout,
+            ProtocolError::PeerDead,
+            ProtocolError::EarlyMessage,
+            ProtocolError::CannotOpen("HELLO"),
+            ProtocolError::Replayed,
+            ProtocolError::WeakKey,
+            ProtocolError::TwoServers,
+        ] {
+            assert!(codes.insert(error.code()), "{error}");
+        }
     }
 }

@@ -38,6 +38,7 @@ mod tests;
 pub use command::Command;
 pub use connection::{Connection, Received, State};
 pub use error::ProtocolError;
+pub(crate) use error::WANTS_KEYS;
 pub use handshake::{Local, Mechanism, Peer};
 pub use socket_type::{ParseSocketTypeError, SocketType};
 

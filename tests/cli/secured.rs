@@ -39,6 +39,11 @@ impl Shop {
         self.endpoint.rsplit(':').next().unwrap()
     }
 
+    /// The same for one without keys.
+    fn plain(&self) -> String {
+        format!("tcp://127.0.0.1:{}", self.port())
+    }
+
     /// Calls as whoever has these keys.
     fn call(&self, keys: &str) -> Ended {
         with_keys(&self.place, keys, &["call", "billing.double", "21", "--timeout", "10s"])
@@ -110,6 +115,10 @@ fn two_services_with_keys_talk_and_without_nobody_does() {
     refused(&ended, "the peer wants encryption (CURVE), and this side has no keys");
     assert!(ended.err.contains("ripstop keys issue"), "{ended:?}");
     shop.logs("the peer does not encrypt, and this side has keys");
+    // So hears one that just waits for events.
+    let waits = begin(&shop.place, "", &["--fabric", "shop", "sub", "billing.>", "--peer", &shop.plain()]);
+    let said = std::iter::repeat_with(|| waits.error_line()).find(|line| line.contains("dial failed"));
+    assert!(said.unwrap().contains("the peer wants encryption (CURVE), and this side has no keys"));
     shop.honest_caller_is_served();
 }
 
@@ -151,7 +160,15 @@ fn who_claims_another_services_name_is_refused() {
     fs::write(shop.place.path().join("false.toml"), "service = 'billing'\n[security]\ndir = 'keys/intern'\n")
         .unwrap();
     let ended = shop.place.run(&["--config", "false.toml", "serve", "billing.double", "--echo"]);
-    assert_ne!(ended.code, Some(0));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.err.contains("is for service intern of fabric shop, and this node is service billing"),
+        "{}",
+        ended.err
+    );
+    // It is itself, and serves what is billing's.
+    let ended = with_keys(&shop.place, "keys/intern", &["serve", "billing.double", "--echo"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
         ended.err.contains("this node is service intern, which may not serve billing.double"),
         "{}",
@@ -213,8 +230,15 @@ fn what_is_wrong_with_keys_is_said_at_the_start() {
     fs::write(&key, &good[..good.len() / 2]).unwrap();
     says("keys/billing", &["keys/billing/node.key"]);
     fs::write(&key, good).unwrap();
-    fs::write(file("keys/billing/node.pem"), "-----BEGIN CERTIFICATE-----\nnone\n").unwrap();
-    says("keys/billing", &["keys/billing/node.pem"]);
+    for name in ["node.pem", "ca.pem", "crl.pem"] {
+        let before = fs::read(file("keys/billing").join(name)).ok();
+        fs::write(file("keys/billing").join(name), "-----BEGIN CERTIFICATE-----\nnone\n").unwrap();
+        says("keys/billing", &[&format!("keys/billing/{name}")]);
+        match before {
+            Some(before) => fs::write(file("keys/billing").join(name), before).unwrap(),
+            None => fs::remove_file(file("keys/billing").join(name)).unwrap(),
+        }
+    }
 }
 
 /// Whether a TLS client with these keys, which trusts whomever it meets, gets a ZMTP greeting.
@@ -323,7 +347,7 @@ for line in sys.stdin:
 fn pyzmq_joins_with_an_issued_key() {
     let Some(python) = crate::python::python("pyzmq in a private fabric") else { return };
     let shop = Shop::open();
-    let address = format!("tcp://127.0.0.1:{}", shop.port());
+    let address = shop.plain();
     let issue = |name: &str, to: &str| {
         let made = ok(&shop.place, &format!("keys issue --curve {name} {to} --json"));
         let made: serde_json::Value = serde_json::from_str(&made.out).unwrap();

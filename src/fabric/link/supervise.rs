@@ -12,6 +12,7 @@ use super::{
     race::{Told, Won, race},
 };
 use crate::fabric::{shared::Shared, wire::property};
+use crate::zmtp::WANTS_KEYS;
 
 /// Dials that new keys cause are spread over this.
 const SPREAD: Duration = Duration::from_millis(100);
@@ -98,7 +99,7 @@ pub(super) async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: L
                     return;
                 }
                 // A peer that proves to be somebody else, or that does not let us in, is worth a word.
-                let told = strong.guard.keys().is_some()
+                let told = (strong.guard.keys().is_some() || reason.contains(WANTS_KEYS))
                     && strong.guard.strangers.is_news(&format!("{} {reason}", link.name()));
                 match told {
                     true => tracing::warn!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
