@@ -98,8 +98,10 @@ pub(super) async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: L
                     strong.forget_if_gone(&link);
                     return;
                 }
-                // A peer that proves to be somebody else, or that does not let us in, is worth a word.
-                let told = (strong.guard.keys().is_some() || reason.contains(WANTS_KEYS))
+                // A peer that proves to be somebody else, or that does not let us in, is worth a word: whoever calls it
+                // gets the reason as an error, whoever subscribes gets nothing.
+                let unheard = lane != Lane::Calls && reason.contains(WANTS_KEYS);
+                let told = (strong.guard.keys().is_some() || unheard)
                     && strong.guard.strangers.is_news(&format!("{} {reason}", link.name()));
                 match told {
                     true => tracing::warn!(peer = %link.name(), lane = lane.name(), %reason, "dial failed"),
