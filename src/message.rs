@@ -90,6 +90,7 @@ impl Message {
     /// ```
     /// assert_eq!(ripstop::Message::from("hello").size(), 5);
     /// ```
+    #[inline]
     pub fn size(&self) -> usize {
         if self.framed { self.spans().map(|(start, end)| end - start).sum() } else { self.buf.len() }
     }
@@ -231,6 +232,7 @@ impl fmt::Debug for Message {
 }
 
 impl From<Bytes> for Message {
+    #[inline]
     fn from(buf: Bytes) -> Self {
         Self { buf, framed: false }
     }
@@ -269,9 +271,9 @@ impl From<&str> for Message {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Frame<'a> {
-    /// Copied into the outgoing batch.
+    /// Copied into the outgoing batch, or, over 64 KiB, into a buffer of its own.
     Slice(&'a [u8]),
-    /// Copied when small; referenced and written vectored when over 16 KiB.
+    /// Copied when small; referenced and written vectored when over 8 KiB.
     Shared(&'a Bytes),
     /// Frame `1` of message `0`: like `Shared`.
     Part(&'a Message, usize),
@@ -284,6 +286,7 @@ impl<'a> Frame<'a> {
     /// let bytes = bytes::Bytes::from_static(b"abc");
     /// assert_eq!(ripstop::message::Frame::Shared(&bytes).as_slice(), b"abc");
     /// ```
+    #[inline]
     pub fn as_slice(&self) -> &'a [u8] {
         match self {
             Self::Slice(slice) => slice,
@@ -319,42 +322,49 @@ pub trait AsFrame {
 }
 
 impl AsFrame for [u8] {
+    #[inline]
     fn as_frame(&self) -> Frame<'_> {
         Frame::Slice(self)
     }
 }
 
 impl<const N: usize> AsFrame for [u8; N] {
+    #[inline]
     fn as_frame(&self) -> Frame<'_> {
         Frame::Slice(self)
     }
 }
 
 impl AsFrame for str {
+    #[inline]
     fn as_frame(&self) -> Frame<'_> {
         Frame::Slice(self.as_bytes())
     }
 }
 
 impl AsFrame for Vec<u8> {
+    #[inline]
     fn as_frame(&self) -> Frame<'_> {
         Frame::Slice(self)
     }
 }
 
 impl AsFrame for String {
+    #[inline]
     fn as_frame(&self) -> Frame<'_> {
         Frame::Slice(self.as_bytes())
     }
 }
 
 impl AsFrame for Bytes {
+    #[inline]
     fn as_frame(&self) -> Frame<'_> {
         Frame::Shared(self)
     }
 }
 
 impl<T: AsFrame + ?Sized> AsFrame for &T {
+    #[inline]
     fn as_frame(&self) -> Frame<'_> {
         (**self).as_frame()
     }
@@ -378,10 +388,12 @@ pub trait Frames {
 }
 
 impl Frames for Message {
+    #[inline]
     fn frame_count(&self) -> usize {
         self.len()
     }
 
+    #[inline]
     fn frame_at(&self, index: usize) -> Frame<'_> {
         Frame::Part(self, index)
     }
@@ -390,10 +402,12 @@ impl Frames for Message {
 macro_rules! one_frame {
     ($($type:ty),*) => {$(
         impl Frames for $type {
+            #[inline]
             fn frame_count(&self) -> usize {
                 1
             }
 
+            #[inline]
             fn frame_at(&self, _index: usize) -> Frame<'_> {
                 self.as_frame()
             }
@@ -405,10 +419,12 @@ one_frame!([u8], str, Vec<u8>, String, Bytes);
 macro_rules! many_frames {
     ($([$($generics:tt)*] $type:ty),*) => {$(
         impl<T: AsFrame, $($generics)*> Frames for $type {
+            #[inline]
             fn frame_count(&self) -> usize {
                 self.len()
             }
 
+            #[inline]
             fn frame_at(&self, index: usize) -> Frame<'_> {
                 self.get(index).map_or(Frame::Slice(&[]), AsFrame::as_frame)
             }
@@ -419,20 +435,24 @@ many_frames!([] [T], [const N: usize] [T; N], [] Vec<T>);
 
 /// A byte string literal is one frame.
 impl<const N: usize> Frames for [u8; N] {
+    #[inline]
     fn frame_count(&self) -> usize {
         1
     }
 
+    #[inline]
     fn frame_at(&self, _index: usize) -> Frame<'_> {
         Frame::Slice(self)
     }
 }
 
 impl<T: Frames + ?Sized> Frames for &T {
+    #[inline]
     fn frame_count(&self) -> usize {
         (**self).frame_count()
     }
 
+    #[inline]
     fn frame_at(&self, index: usize) -> Frame<'_> {
         (**self).frame_at(index)
     }

@@ -13,28 +13,41 @@ const MIN: usize = 4 * 1024;
 /// And grow to this while each read fills what there is. Larger ones save few system calls, and what they bring does
 /// not stay in a processor's cache.
 const MAX: usize = 128 * 1024;
-/// Full buffers kept in mind.
-const RETIRED: usize = 12;
+/// For larger messages they are as large as those, up to this: then each has a buffer to itself, and nothing of it is
+/// ever moved.
+const LARGEST: usize = 1 << 20;
+/// Full buffers kept in mind, in bytes.
+const RETIRED: usize = 3 << 20;
 
 #[derive(Debug)]
 pub(super) struct ReadBuf {
     pub(super) buf: BytesMut,
+    /// How large the memory is that `buf` is part of.
+    whole: usize,
     /// How much room a read is to have.
     size: usize,
-    /// What `buf` was before: empty, but each still holds on to its memory.
-    retired: VecDeque<BytesMut>,
+    /// What `buf` was before, and how large: empty, but each still holds on to its memory.
+    retired: VecDeque<(BytesMut, usize)>,
+    retired_bytes: usize,
 }
 
 impl ReadBuf {
     pub(super) fn new() -> Self {
-        Self { buf: BytesMut::new(), size: MIN, retired: VecDeque::new() }
+        Self { buf: BytesMut::new(), whole: 0, size: MIN, retired: VecDeque::new(), retired_bytes: 0 }
     }
 
     /// Makes room for the next read: `wanted` bytes are missing of what has begun. Returns the room.
     pub(super) fn prepare(&mut self, wanted: usize) -> usize {
-        let room = self.buf.capacity() - self.buf.len();
-        if room < wanted.max(self.size / 4) {
-            self.renew(wanted.max(self.size));
+        let (len, room) = (self.buf.len(), self.buf.capacity() - self.buf.len());
+        let message = len + wanted;
+        if message > MAX {
+            self.size = self.size.max(message.min(LARGEST));
+        }
+        // What has come of a large message stays where it is.
+        let enough = if len > MAX { wanted } else { wanted.max(self.size.min(MAX) / 4) };
+        if room < enough {
+            let rest = if message > MAX { self.size.saturating_sub(len) } else { self.size };
+            self.renew(wanted.max(rest));
         }
         self.buf.capacity() - self.buf.len()
     }
@@ -42,25 +55,42 @@ impl ReadBuf {
     fn renew(&mut self, room: usize) {
         let needed = self.buf.len() + room;
         // All of this buffer's messages may be gone already.
-        if needed > MAX || self.buf.try_reclaim(room) {
-            return self.buf.reserve(room);
+        if self.buf.try_reclaim(room) {
+            return;
         }
-        let again = self.retired.front_mut().is_some_and(|oldest| oldest.try_reclaim(needed));
-        let oldest = if again { self.retired.pop_front() } else { None };
-        let mut next = oldest.unwrap_or_else(|| BytesMut::with_capacity(needed));
+        if needed > LARGEST {
+            self.buf.reserve(room);
+            self.whole = self.buf.capacity();
+            return;
+        }
+        // Those from before messages became larger are in the way of the others.
+        while self.retired.front().is_some_and(|(_, whole)| *whole < needed) {
+            self.pop_retired();
+        }
+        let again = self.retired.front_mut().is_some_and(|(oldest, _)| oldest.try_reclaim(needed));
+        let (mut next, whole) = if again { self.pop_retired() } else { None }
+            .unwrap_or_else(|| (BytesMut::with_capacity(needed), needed));
         next.extend_from_slice(&self.buf);
         let mut old = std::mem::replace(&mut self.buf, next);
-        old.clear();
-        if self.size == MAX {
-            self.retired.truncate(RETIRED - 1);
-            self.retired.push_back(old);
+        let old_whole = std::mem::replace(&mut self.whole, whole);
+        if (MAX..=LARGEST).contains(&old_whole) {
+            old.clear();
+            while self.retired_bytes + old_whole > RETIRED && self.pop_retired().is_some() {}
+            self.retired.push_back((old, old_whole));
+            self.retired_bytes += old_whole;
         }
+    }
+
+    fn pop_retired(&mut self) -> Option<(BytesMut, usize)> {
+        let oldest = self.retired.pop_front()?;
+        self.retired_bytes -= oldest.1;
+        Some(oldest)
     }
 
     /// A read brought `n` of the `room` bytes there were.
     pub(super) fn filled(&mut self, n: usize, room: usize) {
         if n >= room {
-            self.size = (self.size * 4).min(MAX);
+            self.size = self.size.max((self.size * 4).min(MAX));
         } else if n < self.size / 16 {
             self.size = (self.size / 2).max(MIN);
         }
@@ -69,9 +99,9 @@ impl ReadBuf {
     /// Gives memory back: nothing happened for a while.
     pub(super) fn trim(&mut self) {
         self.size = MIN;
-        self.retired = VecDeque::new();
+        (self.retired, self.retired_bytes) = (VecDeque::new(), 0);
         if self.buf.is_empty() {
-            self.buf = BytesMut::new();
+            (self.buf, self.whole) = (BytesMut::new(), 0);
         }
     }
 }
@@ -121,7 +151,40 @@ mod tests {
                 held.pop_front();
             }
         }
-        assert!(places.len() <= 20, "{} places", places.len());
+        assert!(places.len() <= 8, "{} places", places.len());
+    }
+
+    /// A message that comes whole with the header before it, told as the decoder would.
+    fn large(reads: &mut ReadBuf, size: usize) -> bytes::Bytes {
+        while reads.buf.len() < size {
+            let (len, missing) = (reads.buf.len(), size - reads.buf.len());
+            let wanted = if len == 0 { 0 } else { missing.min(len.max(64 << 10)) };
+            let room = reads.prepare(wanted);
+            let n = room.min(missing);
+            reads.buf.extend_from_slice(&vec![1; n]);
+            reads.filled(n, room);
+        }
+        reads.buf.split().freeze()
+    }
+
+    #[test]
+    fn large_messages_get_buffers_of_their_size() {
+        const SIZE: usize = (256 << 10) + 9;
+        let mut reads = ReadBuf::new();
+        let mut held = VecDeque::new();
+        let mut places = std::collections::HashSet::new();
+        for round in 0..100 {
+            let message = large(&mut reads, SIZE);
+            if round > 20 {
+                places.insert(message.as_ptr() as usize);
+                assert_eq!(reads.whole, SIZE, "nothing but the message");
+            }
+            held.push_back(message);
+            if held.len() > 3 {
+                held.pop_front();
+            }
+        }
+        assert!(places.len() <= 6, "{} places", places.len());
     }
 
     #[test]

@@ -24,12 +24,10 @@ pub(super) struct Decoder {
     max_message: usize,
     max_frames: usize,
     max_command: usize,
-    /// Nothing forbids the short way for short messages.
+    /// Nothing forbids the short way for messages of one frame.
     quick: bool,
     /// Frames are sealed.
     sealed: bool,
-    /// The longest body that needs no look at `max_message`.
-    short: u8,
     /// The peer is a subscriber and we publish: a message of one frame that begins with 0 or 1 is a subscription.
     subscriptions: bool,
     /// Where the next frame header is; what lies before it belongs to the unfinished message.
@@ -53,7 +51,6 @@ impl Decoder {
             max_command: limits.max_command.min(MOST_COMMAND),
             quick: true,
             sealed: false,
-            short: u8::try_from(max_message).unwrap_or(u8::MAX),
             subscriptions: false,
             at: 0,
             frames: 0,
@@ -89,17 +86,9 @@ impl Decoder {
         mut command: impl FnMut(&[u8], &mut Vec<Command>) -> Result<(), ProtocolError>,
     ) -> Result<(), ProtocolError> {
         loop {
-            // Nearly everything is a short message of one frame, so that comes first. (An unfinished message begins
-            // with MORE, so there is none here.)
-            if let [0, len, rest @ ..] = &buf[..]
-                && self.quick
-                && *len <= self.short
-                && usize::from(*len) <= rest.len()
-            {
-                let len = usize::from(*len);
-                buf.advance(2);
-                out.messages.push(Message::from(buf.split_to(len).freeze()));
-                continue;
+            // Nearly everything is a message of one frame, so that comes first.
+            if self.quick && self.frames == 0 {
+                self.run_of_one_frame(buf, &mut out.messages);
             }
             let Some(head) = frame::parse(buf.get(self.at..).unwrap_or_default())? else {
                 self.wanted = 0;
@@ -156,6 +145,43 @@ impl Decoder {
                 out.messages.push(Message::from(buf.split_to(len).freeze()));
             }
         }
+    }
+
+    /// Consumes the whole messages of one frame at the start of the buffer. They are cut off together and shared out
+    /// then, which takes half of what cutting off each would.
+    fn run_of_one_frame(&self, buf: &mut BytesMut, messages: &mut Vec<Message>) {
+        let mut end = 0;
+        let mut last = 0;
+        while let Some((_, after)) = self.one_frame(buf, end) {
+            (last, end) = (end, after);
+        }
+        if end == 0 {
+            return;
+        }
+        let mut run = buf.split_to(end).freeze();
+        let mut at = 0;
+        while at < last
+            && let Some((body, after)) = self.one_frame(&run, at)
+        {
+            messages.push(Message::from(run.slice(body..after)));
+            at = after;
+        }
+        if let Some((body, _)) = self.one_frame(&run, last) {
+            run.advance(body);
+            messages.push(Message::from(run));
+        }
+    }
+
+    /// Where the body of the message at `at` begins and ends, if that is one frame that has come whole.
+    #[inline]
+    fn one_frame(&self, buf: &[u8], at: usize) -> Option<(usize, usize)> {
+        let (body, len) = match buf.get(at..)? {
+            [0, len, ..] => (at + 2, usize::from(*len)),
+            [2, rest @ ..] => (at + 9, usize::try_from(u64::from_be_bytes(*rest.first_chunk()?)).ok()?),
+            _ => return None,
+        };
+        let end = body.checked_add(len)?;
+        (len <= self.max_message && end <= buf.len()).then_some((body, end))
     }
 
     /// What the header of a sealed frame announces of the frame inside. Whether that is a command will be seen.
