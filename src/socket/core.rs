@@ -68,6 +68,8 @@ pub(crate) struct Refusal {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Flow {
     Continue,
+    /// All is taken, and there is plenty: read on when [`Pipe::resume`] is called, or a moment later.
+    Breathe,
     Pause,
     /// End the connection; the reason goes to the log, the monitor and [`Core::left`].
     Close(String),

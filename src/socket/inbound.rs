@@ -43,6 +43,8 @@ struct Queue {
     /// Of whole batches: what is taken counts until its batch is empty.
     bytes: usize,
     paused: bool,
+    /// Reading waits a moment.
+    breathing: bool,
     /// The peer has left: the queue goes with its last message.
     gone: bool,
 }
@@ -56,6 +58,11 @@ struct Batch {
 
 /// A read that brings fewer is copied behind the last batch rather than become one.
 const BATCH: usize = 64;
+/// With so many bytes unread a peer's next read waits a moment for half of them to be taken: what is read far ahead of a
+/// receiver that keeps up has left the processor's cache when it is taken, and buffers for it cost page faults.
+const AHEAD: usize = 256 * 1024;
+/// Messages of one peer before another has its turn, where many are taken at once.
+const TURN: usize = 16;
 /// Emptied batches kept for reuse.
 const SPARES: usize = 4;
 
@@ -96,6 +103,7 @@ impl Inbound {
             len: 0,
             bytes: 0,
             paused: false,
+            breathing: false,
             gone: false,
         };
         let index = state.peers.iter().position(Option::is_none).unwrap_or(state.peers.len());
@@ -142,19 +150,24 @@ impl Inbound {
             bytes = sum;
         }
         queue.paused = room < messages.len();
-        let flow = if queue.paused { Flow::Pause } else { Flow::Continue };
         if room == 0 {
-            return flow;
+            return Flow::Pause;
         }
         queue.len += room;
         queue.bytes += bytes;
+        let flow = match queue.bytes >= AHEAD {
+            _ if queue.paused => Flow::Pause,
+            true => Flow::Breathe,
+            false => Flow::Continue,
+        };
+        queue.breathing = flow == Flow::Breathe;
         let held = bytes + room * OVERHEAD;
         pipe.wait(held);
         if pipe.is_thin() {
             messages.iter_mut().take(room).for_each(|message| *message = message.to_owned_buffer());
         }
         match queue.batches.back_mut() {
-            Some(last) if room < BATCH || queue.paused => {
+            Some(last) if room < BATCH || room < messages.len() => {
                 last.messages.extend(messages.drain(..room));
                 last.bytes += bytes;
                 last.held += held;
@@ -285,12 +298,37 @@ impl Taker<'_> {
     /// Takes the next message; peers have their turns.
     #[inline]
     pub(super) fn pop<R>(&mut self, map: impl FnOnce(From<'_>) -> R) -> Option<R> {
+        let (mut map, mut mapped) = (Some(map), None);
+        self.turn(1, |from| mapped = map.take().map(|map| map(from)))?;
+        mapped
+    }
+
+    /// Takes `max` messages at most; returns how many. Peers have their turns, of a few messages each.
+    #[inline]
+    pub(super) fn pop_many(&mut self, max: usize, mut each: impl FnMut(From<'_>)) -> usize {
+        let mut count = 0;
+        while count < max {
+            let most = if self.queues.ring.len() > 1 { TURN } else { usize::MAX };
+            match self.turn(most.min(max - count), &mut each) {
+                Some(taken) => count += taken,
+                None => break,
+            }
+        }
+        count
+    }
+
+    /// Takes as much as that of one batch of the peer whose turn it is.
+    #[inline]
+    fn turn(&mut self, most: usize, mut each: impl FnMut(From<'_>)) -> Option<usize> {
         let index = *self.queues.ring.front()?;
         let slot = self.queues.peers.get_mut(index)?;
         let queue = slot.as_mut()?;
         let batch = queue.batches.front_mut()?;
-        let message = batch.messages.pop_front()?;
-        queue.len -= 1;
+        let taken = most.min(batch.messages.len());
+        for message in batch.messages.drain(..taken) {
+            each(From { message, pipe: &queue.pipe, label: &queue.label });
+        }
+        queue.len -= taken;
         let mut resume = false;
         if batch.messages.is_empty()
             && let Some(batch) = queue.batches.pop_front()
@@ -300,6 +338,10 @@ impl Taker<'_> {
             if queue.spare.len() < SPARES {
                 queue.spare.push(batch.messages.into());
             }
+        }
+        if queue.breathing && queue.bytes <= AHEAD / 2 {
+            queue.breathing = false;
+            resume = true;
         }
         if queue.paused
             && queue.len <= self.inbound.hwm_messages / 2
@@ -311,7 +353,6 @@ impl Taker<'_> {
         if resume && let Some(earlier) = self.resume.replace(queue.pipe.clone()) {
             earlier.resume();
         }
-        let mapped = map(From { message, pipe: &queue.pipe, label: &queue.label });
         let (empty, gone) = (queue.len == 0, queue.gone);
         if empty && gone {
             *slot = None;
@@ -321,6 +362,6 @@ impl Taker<'_> {
         } else if self.queues.ring.len() > 1 {
             self.queues.ring.rotate_left(1);
         }
-        Some(mapped)
+        Some(taken)
     }
 }

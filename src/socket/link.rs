@@ -32,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// After this many a task of this runtime that waits comes first: a read can bring a thousand subscriptions, and the
 /// runtime's own budget would let a hundred reads pass.
 const TURNS: usize = 8;
+/// How long reading waits for a receiver that may be just about to take what there is.
+const BREATH: Duration = Duration::from_millis(1);
 /// Pieces of a chunk in one vectored write.
 const SLICES: usize = 32;
 
@@ -146,6 +148,8 @@ struct Link {
     reads: ReadBuf,
     received: Received,
     paused: bool,
+    /// Reading waits until then, unless it is resumed.
+    breathe_until: Option<Instant>,
     /// The peer makes us hold as much as it may.
     full: bool,
 
@@ -202,6 +206,7 @@ impl Link {
             reads: ReadBuf::new(),
             received: Received::default(),
             paused: false,
+            breathe_until: None,
             full: false,
             sleep: Box::pin(tokio::time::sleep_until(now)),
             alarm: None,
@@ -251,9 +256,11 @@ impl Link {
             }
             Signal::Abort(reason) => return Err(Cause::Broken(reason.to_string())),
         }
-        if resumed && self.paused {
-            self.paused = false;
-            self.deliver()?;
+        if resumed {
+            self.breathe_until = None;
+            if mem::take(&mut self.paused) {
+                self.deliver()?;
+            }
         }
         Ok(())
     }
@@ -284,6 +291,9 @@ impl Link {
         if !self.trimmed && self.last_traffic + IDLE <= now {
             self.trim();
         }
+        if self.breathe_until.is_some_and(|until| until <= now) {
+            self.breathe_until = None;
+        }
         Ok(())
     }
 
@@ -292,7 +302,7 @@ impl Link {
         let write_error = self.write_error.as_ref().filter(|_| !self.paused);
         let write_error = write_error.map(|(_, since)| *since + self.options.limits.handshake);
         let idle = (!self.trimmed).then(|| self.last_traffic + IDLE);
-        [protocol, write_error, idle, self.close_by].into_iter().flatten().min()
+        [protocol, write_error, idle, self.close_by, self.breathe_until].into_iter().flatten().min()
     }
 
     /// Sets the alarm. An alarm that is too early is left as it is: moving it at every read would cost more.
@@ -498,7 +508,7 @@ impl Link {
 
     /// Ready: something came or changed; call again.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Cause> {
-        if self.paused || self.asking.is_some() || self.is_full() {
+        if self.paused || self.breathe_until.is_some() || self.asking.is_some() || self.is_full() {
             return Ok(Poll::Pending);
         }
         let room = self.reads.prepare(self.conn.wanted());
@@ -638,6 +648,12 @@ impl Link {
             Flow::Continue => {
                 self.received.messages.clear();
                 self.received.commands.clear();
+                Ok(())
+            }
+            Flow::Breathe => {
+                self.received.messages.clear();
+                self.received.commands.clear();
+                self.breathe_until = (!pipe.take_resumed()).then(|| Instant::now() + BREATH);
                 Ok(())
             }
             Flow::Pause => {
