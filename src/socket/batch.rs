@@ -6,7 +6,7 @@
 //!           ↓ taken whole by the connection's task, written, cleared, and put back as a spare
 //!
 //!   Chunk  buf     |2 5 hello|2 3 abc|0x02 len|          |...    ends: where each message ends in `buf`
-//!          larges                             ^ Bytes goes here   (frames over 16 KiB are not copied)
+//!          larges                             ^ Bytes goes here   (frames over 8 KiB are not copied)
 //! ```
 //!
 //! In steady state nothing here allocates, and because `ends` knows the messages' borders, drop-oldest and
@@ -23,10 +23,12 @@ use crate::message::{Frame, Frames};
 
 /// A chunk of this size is sealed: enough for a cheap system call per message, small enough for a processor's cache.
 const CHUNK: usize = 128 * 1024;
-/// Frames above this are referenced and written vectored.
-pub(super) const LARGE: usize = 16 * 1024;
+/// Shared frames above this are referenced and written vectored.
+pub(super) const LARGE: usize = 8 * 1024;
+/// Slices, which would have to be copied into a buffer of their own, only above this.
+const LARGE_SLICE: usize = 64 * 1024;
 /// Emptied chunks kept for reuse.
-const SPARES: usize = 4;
+const SPARES: usize = 32;
 /// A message's encoded size must fit the 32-bit offsets with room to spare.
 pub(super) const MAX_MESSAGE: usize = 1 << 31;
 
@@ -34,6 +36,7 @@ const MORE: u8 = 1;
 const LONG: u8 = 2;
 
 /// The bytes a message takes on the wire.
+#[inline]
 pub(super) fn encoded_size<F: Frames + ?Sized>(frames: &F) -> usize {
     let one = |len: usize| len + if len < 256 { 2 } else { 9 };
     match frames.frame_count() {
@@ -42,11 +45,18 @@ pub(super) fn encoded_size<F: Frames + ?Sized>(frames: &F) -> usize {
     }
 }
 
-/// Appends `frames` as one message; frames above `copy_up_to` go to `large` with their place in `buf`.
+/// Whether a frame is not copied into the batch.
+#[inline]
+fn is_apart(frame: &Frame<'_>, len: usize) -> bool {
+    len > LARGE && (len > LARGE_SLICE || !matches!(frame, Frame::Slice(_)))
+}
+
+/// Appends `frames` as one message; frames that are `apart` go to `large` with their place in `buf`.
+#[inline]
 fn encode<F: Frames + ?Sized>(
     frames: &F,
     buf: &mut Vec<u8>,
-    copy_up_to: usize,
+    apart: impl Fn(&Frame<'_>, usize) -> bool,
     mut large: impl FnMut(usize, Bytes),
 ) {
     let count = frames.frame_count();
@@ -67,10 +77,10 @@ fn encode<F: Frames + ?Sized>(
         let mut header = [more | LONG, 0, 0, 0, 0, 0, 0, 0, 0];
         header[1..].copy_from_slice(&(slice.len() as u64).to_be_bytes());
         buf.extend_from_slice(&header);
-        if slice.len() <= copy_up_to {
-            buf.extend_from_slice(slice);
-        } else {
+        if apart(&frame, slice.len()) {
             large(buf.len(), shared(frame));
+        } else {
+            buf.extend_from_slice(slice);
         }
     }
 }
@@ -94,7 +104,9 @@ impl Encoded {
         self.buf.clear();
         self.larges.clear();
         let larges = &mut self.larges;
-        encode(frames, &mut self.buf, LARGE, |at, bytes| larges.push((at, bytes)));
+        // Copied once rather than into every pipe.
+        let apart = |_: &Frame<'_>, len| len > LARGE;
+        encode(frames, &mut self.buf, apart, |at, bytes| larges.push((at, bytes)));
         self.size = self.buf.len() + self.larges.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
     }
 
@@ -144,7 +156,7 @@ impl Chunk {
             larges.push_back((at as u32, bytes));
         };
         match room {
-            false => encode(frames, &mut self.buf, LARGE, large),
+            false => encode(frames, &mut self.buf, is_apart, large),
             true => sealing::encode_with_room(frames, &mut self.buf, large),
         }
         self.ends.push(self.buf.len() as u32);
@@ -330,30 +342,39 @@ impl Outgoing {
         self.messages == 0
     }
 
+    /// `true`: that filled a chunk.
     #[inline]
-    pub(super) fn push<F: Frames + ?Sized>(&mut self, frames: &F) {
+    pub(super) fn push<F: Frames + ?Sized>(&mut self, frames: &F) -> bool {
         let size = self.active.push(frames, self.room);
-        self.pushed(size);
+        self.pushed(size)
     }
 
-    pub(super) fn push_encoded(&mut self, message: &Encoded) {
+    /// `true`: that filled a chunk.
+    pub(super) fn push_encoded(&mut self, message: &Encoded) -> bool {
         let size = self.active.push_encoded(message, self.room);
-        self.pushed(size);
+        self.pushed(size)
     }
 
     #[inline]
-    fn pushed(&mut self, size: usize) {
+    fn pushed(&mut self, size: usize) -> bool {
         self.messages += 1;
         self.bytes += size;
-        if self.active.bytes >= CHUNK {
-            let next = self.spare.pop().unwrap_or_default();
-            self.full.push_back(std::mem::replace(&mut self.active, next));
+        let filled = self.active.bytes >= CHUNK;
+        if filled {
+            self.fill();
         }
+        filled
+    }
+
+    #[cold]
+    fn fill(&mut self) {
+        let next = self.spare.pop().unwrap_or_default();
+        self.full.push_back(std::mem::replace(&mut self.active, next));
     }
 
     /// Appends `frames` to the control bytes.
     pub(super) fn push_control<F: Frames + ?Sized>(&mut self, frames: &F) {
-        encode(frames, &mut self.control, usize::MAX, |_, _| {});
+        encode(frames, &mut self.control, |_, _| false, |_, _| {});
     }
 
     /// Drops the oldest message; `false` when there is none.
@@ -458,7 +479,7 @@ mod tests {
     fn plain(messages: &[Vec<Bytes>]) -> Vec<u8> {
         let mut buf = Vec::new();
         for message in messages {
-            encode(message, &mut buf, usize::MAX, |_, _| {});
+            encode(message, &mut buf, |_, _| false, |_, _| {});
         }
         buf
     }
@@ -505,7 +526,9 @@ mod tests {
         let messages = sample();
         for dropped in 0..=messages.len() {
             let mut out = Outgoing::new(0, 0, false);
-            messages.iter().for_each(|m| out.push(m));
+            for message in &messages {
+                out.push(message);
+            }
             for _ in 0..dropped {
                 assert!(out.drop_oldest());
             }
@@ -526,7 +549,9 @@ mod tests {
         }
         for cut in (0..all.len()).step_by(97).chain(ends.iter().copied()).chain(ends.iter().map(|e| e - 1)) {
             let mut out = Outgoing::new(0, 0, false);
-            messages.iter().for_each(|m| out.push(m));
+            for message in &messages {
+                out.push(message);
+            }
             let mut sending = out.take().unwrap();
             sending.advance(cut);
             out.push(&messages[0]);

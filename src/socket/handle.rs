@@ -201,6 +201,9 @@ macro_rules! send_in_turn {
                 &self,
                 frames: impl crate::message::Frames,
             ) -> Result<(), crate::socket::SendError> {
+                if self.shared().is_batched() {
+                    self.shared().turn().await;
+                }
                 match self.try_send(&frames) {
                     Err(crate::socket::SendError::Full) => {
                         let shared = self.shared();

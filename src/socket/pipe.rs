@@ -23,10 +23,19 @@ use crate::zmtp::Peer;
 #[must_use]
 pub(crate) enum Put {
     Queued,
+    /// Queued, and that filled a batch: whoever can wait lets the connection's task have its turn.
+    Batched,
     /// At the high-water mark; [`Pipe::space`] or `Core::writable` says when to try again.
     Full,
     /// The connection is closing or gone (or the message is over 2 GiB).
     Closed,
+}
+
+impl Put {
+    #[inline]
+    pub(crate) fn is_queued(self) -> bool {
+        matches!(self, Self::Queued | Self::Batched)
+    }
 }
 
 /// One connection's (or, for a dial with `keep_queue`, one dialled endpoint's) outgoing queue.
@@ -122,7 +131,7 @@ impl Pipe {
     }
 
     #[inline]
-    fn put_sized(&self, size: usize, push: impl FnOnce(&mut Outgoing)) -> Put {
+    fn put_sized(&self, size: usize, push: impl FnOnce(&mut Outgoing) -> bool) -> Put {
         let mut state = lock(&self.state);
         if !matches!(state.phase, Phase::Open) || size > batch::MAX_MESSAGE {
             return Put::Closed;
@@ -131,25 +140,25 @@ impl Pipe {
             state.refused = true;
             return Put::Full;
         }
-        push(&mut state.out);
+        let filled = push(&mut state.out);
         let task = state.unpark();
         drop(state);
         if let Some(task) = task {
             task.wake();
         }
-        Put::Queued
+        if filled { Put::Batched } else { Put::Queued }
     }
 
     /// Queues one message, dropping the oldest queued ones as far as needed. `None`: closed; else how many were
     /// dropped.
     pub(crate) fn put_dropping_oldest<F: Frames + ?Sized>(&self, frames: &F) -> Option<usize> {
         let size = batch::encoded_size(frames);
-        self.put_sized_dropping_oldest(size, |out| out.push(frames))
+        self.put_sized_dropping_oldest(size, |out| _ = out.push(frames))
     }
 
     /// The same with a message that was encoded once for many.
     pub(crate) fn put_encoded_dropping_oldest(&self, message: &Encoded) -> Option<usize> {
-        self.put_sized_dropping_oldest(message.size(), |out| out.push_encoded(message))
+        self.put_sized_dropping_oldest(message.size(), |out| _ = out.push_encoded(message))
     }
 
     fn put_sized_dropping_oldest(&self, size: usize, push: impl FnOnce(&mut Outgoing)) -> Option<usize> {
@@ -211,7 +220,7 @@ impl Pipe {
 
     /// Queues one message behind all others, past the marks if need be: for a rare small one that must come last.
     pub(crate) fn put_last<F: Frames + ?Sized>(&self, frames: &F) -> Put {
-        self.control(|out| out.push(frames))
+        self.control(|out| _ = out.push(frames))
     }
 
     /// Waits, after a put found the queue full, until something has been taken and it is at most half full; `false`:

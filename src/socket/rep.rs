@@ -108,7 +108,7 @@ impl Rep {
         let Some(asker) = &*asking else { return Err(SendError::State) };
         match asker.pipe.try_put(&Answer { asker, frames }) {
             Put::Full => return Err(SendError::Full),
-            Put::Queued => {}
+            Put::Queued | Put::Batched => {}
             Put::Closed => {
                 metrics::counter!("ripstop_socket_messages_dropped_total", "reason" => "asker-gone")
                     .increment(1);

@@ -136,7 +136,7 @@ fn labelled(from: From<'_>) -> Message {
 fn try_route<F: Frames + ?Sized>(shared: &Shared, to: &[u8], frames: &F) -> Result<(), SendError> {
     let pipe = lock(&shared.routes).labels.get(to).cloned();
     match pipe.map(|pipe| pipe.try_put(frames)) {
-        Some(Put::Queued) => Ok(()),
+        Some(Put::Queued | Put::Batched) => Ok(()),
         Some(Put::Full) => Err(SendError::Full),
         Some(Put::Closed) | None if shared.options.mandatory => {
             Err(SendError::Unroutable(to.escape_ascii().to_string()))

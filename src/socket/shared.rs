@@ -48,6 +48,8 @@ pub(super) struct Shared {
     /// without the lock on the routes.
     first: OnceLock<Arc<Pipe>>,
     only_first: AtomicBool,
+    /// A batch has been filled since a sender last let the connections have their turn.
+    batched: AtomicBool,
     /// Something about the routes or their room has changed for the better.
     pub(super) writable: Notify,
     ends: Mutex<Ends>,
@@ -104,6 +106,7 @@ impl Shared {
             routes: Mutex::default(),
             first: OnceLock::new(),
             only_first: AtomicBool::new(false),
+            batched: AtomicBool::new(false),
             writable: Notify::new(),
             ends: Mutex::default(),
             closed: Flag::default(),
@@ -277,6 +280,7 @@ impl Shared {
     // ---- sending ----
 
     /// Errors: too large, or closed.
+    #[inline]
     pub(super) fn check<F: Frames + ?Sized>(&self, frames: &F) -> Result<(), SendError> {
         let size = match frames.frame_count() {
             1 => frames.frame_at(0).as_slice().len(),
@@ -297,9 +301,14 @@ impl Shared {
     pub(super) fn try_next<F: Frames + ?Sized>(&self, frames: &F) -> Result<u64, SendError> {
         if self.only_first.load(Ordering::Acquire)
             && let Some(pipe) = self.first.get()
-            && pipe.try_put(frames) == Put::Queued
         {
-            return Ok(pipe.id());
+            let put = pipe.try_put(frames);
+            if put.is_queued() {
+                if put == Put::Batched {
+                    self.batched.store(true, Ordering::Relaxed);
+                }
+                return Ok(pipe.id());
+            }
         }
         self.try_each(frames)
     }
@@ -311,13 +320,30 @@ impl Shared {
         for _ in 0..count {
             let index = if routes.next < count { routes.next } else { 0 };
             routes.next = index + 1;
-            if let Some(pipe) = routes.pipes.get(index)
-                && pipe.try_put(frames) == Put::Queued
-            {
-                return Ok(pipe.id());
+            if let Some(pipe) = routes.pipes.get(index) {
+                let put = pipe.try_put(frames);
+                if put.is_queued() {
+                    if put == Put::Batched {
+                        self.batched.store(true, Ordering::Relaxed);
+                    }
+                    return Ok(pipe.id());
+                }
             }
         }
         Err(SendError::Full)
+    }
+
+    /// Lets the connections' tasks write what was just filled while it is in the cache. Before a put, so that a send that
+    /// is cancelled here has queued nothing.
+    pub(super) async fn turn(&self) {
+        self.batched.store(false, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+    }
+
+    /// Whether it is time for a [`turn`](Self::turn).
+    #[inline]
+    pub(super) fn is_batched(&self) -> bool {
+        self.batched.load(Ordering::Relaxed)
     }
 
     /// Tries until it works, is refused, or fails other than by [`SendError::Full`].
@@ -371,18 +397,9 @@ impl Shared {
             return Ok(0);
         }
         self.inbound
-            .wait(|taker| {
-                let mut count = 0;
-                while count < max
-                    && let Some(message) = taker.pop(&map)
-                {
-                    into.push(message);
-                    count += 1;
-                }
-                match count {
-                    0 => self.closed.is_set().then_some(Err(RecvError::Closed)),
-                    _ => Some(Ok(count)),
-                }
+            .wait(|taker| match taker.pop_many(max, |from| into.push(map(from))) {
+                0 => self.closed.is_set().then_some(Err(RecvError::Closed)),
+                count => Some(Ok(count)),
             })
             .await
     }

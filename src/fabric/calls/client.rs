@@ -296,7 +296,7 @@ impl Attempt<'_> {
                 body: Frame::Shared(&self.request),
             };
             match connection.pipe.try_put(&request) {
-                Put::Queued => break,
+                Put::Queued | Put::Batched => break,
                 Put::Full => {
                     connection.pipe.space().await;
                 }

@@ -26,11 +26,7 @@ use crate::{
     },
     message::Frame,
     security::Action,
-    socket::{
-        Limit,
-        core::Flow,
-        pipe::{Pipe, Put},
-    },
+    socket::{Limit, core::Flow, pipe::Pipe},
     sync::lock,
     zmtp::Received,
 };
@@ -241,7 +237,7 @@ impl Queue {
             pullers.next = (pullers.next + 1) % count;
             let next = pullers.next;
             let Some(outlet) = pullers.outlets.get_mut(next) else { break };
-            if outlet.credit > 0 && matches!(outlet.pipe.try_put(item), Put::Queued) {
+            if outlet.credit > 0 && outlet.pipe.try_put(item).is_queued() {
                 metrics::counter!("ripstop_work_pushed_total").increment(1);
                 outlet.credit -= 1;
                 return Offered::Taken;

@@ -29,9 +29,9 @@ pub(super) fn encode_with_room<F: Frames + ?Sized>(
         let frame = frames.frame_at(index);
         let slice = frame.as_slice();
         put_room(buf, slice.len(), Sealer::flags(index + 1 < count, false));
-        match slice.len() {
-            ..=LARGE => buf.extend_from_slice(slice),
-            _ => large(buf.len(), super::shared(frame)),
+        match super::is_apart(&frame, slice.len()) {
+            false => buf.extend_from_slice(slice),
+            true => large(buf.len(), super::shared(frame)),
         }
     }
 }
@@ -227,7 +227,9 @@ mod tests {
     fn a_break_at_any_byte_goes_on_elsewhere() {
         let all = {
             let (mut out, mut bytes) = (Outgoing::new(0, 0, true), 0);
-            sample().iter().for_each(|frames| out.push(frames));
+            for frames in &sample() {
+                out.push(frames);
+            }
             while let Some(mut sending) = out.take() {
                 bytes += write(&mut sending, usize::MAX).len();
             }
@@ -235,7 +237,9 @@ mod tests {
         };
         for cut in (0..all).step_by(397).chain(0..120) {
             let mut out = Outgoing::new(0, 0, true);
-            sample().iter().for_each(|frames| out.push(frames));
+            for frames in &sample() {
+                out.push(frames);
+            }
             assert!(out.drop_oldest());
             let (mut push, mut pull) = pair();
             let mut sending = out.take().unwrap();

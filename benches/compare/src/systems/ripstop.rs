@@ -57,7 +57,7 @@ async fn send(work: Work, endpoint: String) -> Result<()> {
     let sealed = work.kind == Kind::Sealed;
     let push = Push::with_options(if sealed { keys(false)? } else { Options::new() });
     push.connect(endpoint)?;
-    let message = work.message();
+    let message = bytes::Bytes::from(work.message());
     for _ in 0..work.count {
         push.send(&message).await?;
     }
