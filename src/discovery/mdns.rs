@@ -223,10 +223,11 @@ async fn follow(
                     if known.get(&node) == Some(&advert) {
                         continue;
                     }
-                    // When this is full, repetitions are passed on too. What is too much is the directory's to say.
-                    if known.len() < MAX_PER_SOURCE || known.contains_key(&node) {
-                        known.insert(node, advert.clone());
+                    if known.len() == MAX_PER_SOURCE && !known.contains_key(&node) {
+                        tracing::warn!("more than {MAX_PER_SOURCE} nodes by mDNS: all are asked to say again who is there");
+                        return forget(&daemon, &state);
                     }
+                    known.insert(node, advert.clone());
                     Change::Up(advert)
                 }
                 Ok(ServiceEvent::ServiceRemoved(_, name)) => {
@@ -237,14 +238,8 @@ async fn follow(
                     Change::Down(Key::Node(node))
                 }
                 Ok(_) => continue,
-                Err(_) => {
-                    // The daemon closes the channel of a reader that fell behind. To a new reader it repeats its cache at one
-                    // go, so with a cache that was flooded the same would happen again: another daemon has an empty one.
-                    if let Some(state) = state.upgrade() && lock(&state).daemon.take().is_some() {
-                        let _ = daemon.shutdown();
-                    }
-                    return;
-                }
+                // The daemon closes the channel of a reader that fell behind.
+                Err(_) => return forget(&daemon, &state),
             },
             _ = again.tick() => {
                 lost.retain(|_, since| since.elapsed() < MISSED);
@@ -266,6 +261,16 @@ async fn follow(
         if sender.send(change).await.is_err() {
             return;
         }
+    }
+}
+
+/// Ends a daemon whose cache was flooded: it would repeat all of it to a new reader, for as long as the forger said. The next
+/// one has an empty cache, and who is there answers it.
+fn forget(daemon: &ServiceDaemon, state: &Weak<Mutex<State>>) {
+    if let Some(state) = state.upgrade()
+        && lock(&state).daemon.take().is_some()
+    {
+        let _ = daemon.shutdown();
     }
 }
 

@@ -40,6 +40,8 @@ struct Record {
 struct Slot {
     name: &'static str,
     listings: usize,
+    /// Nothing is listed any more that was last said in an opening before this one.
+    swept: u64,
 }
 
 /// All records. Methods that change something collect the keys to publish again in `touched`.
@@ -86,7 +88,7 @@ impl Table {
     }
 
     pub(super) fn add_source(&mut self, name: &'static str) -> usize {
-        self.slots.push(Slot { name, listings: 0 });
+        self.slots.push(Slot { name, listings: 0, swept: 1 });
         self.slots.len() - 1
     }
 
@@ -115,7 +117,7 @@ impl Table {
             return Heard::NotOurs;
         }
         let known = self.records.get(&key).is_some_and(|record| record.lists(source, &listed_as));
-        if !known && !self.make_room(source) {
+        if !known && !self.make_room(source, generation) {
             return Heard::Refused;
         }
         for root in &advert.roots {
@@ -147,6 +149,7 @@ impl Table {
 
     /// After a source was opened anew and has had time to repeat itself: forget what it did not repeat.
     pub(super) fn sweep(&mut self, source: usize, generation: u64) {
+        self.slots[source].swept = generation;
         let stale = |l: &Listing| l.source == source && l.generation < generation;
         let keys: Vec<Key> = self
             .records
@@ -312,14 +315,25 @@ impl Table {
         self.index.get(root).into_iter().flatten()
     }
 
-    /// When a source has used up its quota, a suspect that only it lists makes room; known services stay.
-    fn make_room(&mut self, source: usize) -> bool {
+    /// When a source has used up its quota, a suspect that only it lists makes room, or somebody without a link whom it has
+    /// not repeated since it was opened anew; known services stay.
+    fn make_room(&mut self, source: usize, generation: u64) -> bool {
         if self.slots[source].listings < MAX_PER_SOURCE {
             return true;
         }
-        let victim = self.suspects.iter().find(|key| {
+        let suspect = self.suspects.iter().find(|key| {
             self.records.get(*key).is_some_and(|r| r.listings.iter().all(|l| l.source == source))
         });
+        let unrepeated = |record: &Record| {
+            record.hello.is_none()
+                && record.listings.iter().all(|l| l.source == source && l.generation < generation)
+        };
+        let victim = match suspect {
+            None if self.slots[source].swept < generation => {
+                self.records.iter().find(|(_, record)| unrepeated(record)).map(|(key, _)| key)
+            }
+            found => found,
+        };
         let Some(victim) = victim.cloned() else { return false };
         self.unlist(&victim, |_| true);
         true
