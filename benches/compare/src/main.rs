@@ -13,13 +13,15 @@ mod work;
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::Parser;
 
 use systems::System;
 use table::Report;
-use work::{Kind, Measured, Work};
+use work::{Measured, Work};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -66,7 +68,7 @@ fn main() -> Result<()> {
     let mut report = Report::new(rounds, seconds);
     println!("{}", report.conditions());
     for row in work::ROWS.iter().filter(|row| row.name().contains(&args.work)) {
-        let taking: Vec<_> = chosen.iter().filter(|system| system.does(row.kind)).collect();
+        let taking: Vec<_> = chosen.iter().filter(|system| system.does(row)).collect();
         let mut measured = vec![Vec::new(); taking.len()];
         for _ in 0..rounds {
             for (system, measured) in taking.iter().zip(&mut measured) {
@@ -102,17 +104,28 @@ fn run(system: &System, row: &work::Row, seconds: f64) -> Result<Measured> {
         command.args(["--role", system.name, side, row.kind.name(), &size, &count, endpoint]);
         Ok(command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?)
     };
+    let (said, hear) = mpsc::channel();
     let mut stays = Reaped(start("stay", "-")?);
-    let mut lines = BufReader::new(stays.0.stdout.take().ok_or("no output")?).lines();
-    let endpoint = lines.next().ok_or("it does not say where it is")??;
+    listen(&mut stays, said.clone())?;
+    let endpoint = hear.recv_timeout(PATIENCE).map_err(|_| "it does not say where it is")?;
     let mut comes = Reaped(start("come", &endpoint)?);
-    let mut said = BufReader::new(comes.0.stdout.take().ok_or("no output")?).lines();
-    // Whoever knows the result says it last.
-    let line = match row.kind {
-        Kind::OneWay | Kind::Sealed => lines.next(),
-        Kind::Ask | Kind::Many => said.next(),
-    };
-    Ok(serde_json::from_str(&line.ok_or("it ended without a result")??)?)
+    listen(&mut comes, said)?;
+    // Whoever knows the result says it.
+    let line =
+        hear.recv_timeout(PATIENCE).map_err(|_| "it ended, or went on for too long, without a result")?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+/// A run that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Passes on what a process says, until it ends.
+fn listen(process: &mut Reaped, said: mpsc::Sender<String>) -> Result<()> {
+    let output: ChildStdout = process.0.stdout.take().ok_or("no output")?;
+    std::thread::spawn(move || {
+        BufReader::new(output).lines().map_while(std::io::Result::ok).try_for_each(|line| said.send(line))
+    });
+    Ok(())
 }
 
 /// Ended with the run.

@@ -19,7 +19,12 @@ pub enum Kind {
     Ask,
     /// The same with 64 requests in flight.
     Many,
+    /// One publishes to eight subscribers of the other process, and nothing is dropped.
+    FanOut,
 }
+
+/// Subscribers of [`Kind::FanOut`].
+pub const FAN: u64 = 8;
 
 /// Requests in flight of [`Kind::Many`].
 pub const WINDOW: u64 = 64;
@@ -31,6 +36,7 @@ impl Kind {
             Self::Sealed => "one-way-encrypted",
             Self::Ask => "ask",
             Self::Many => "ask-64",
+            Self::FanOut => "fan-out-8",
         }
     }
 }
@@ -39,7 +45,7 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let all = [Self::OneWay, Self::Sealed, Self::Ask, Self::Many];
+        let all = [Self::OneWay, Self::Sealed, Self::Ask, Self::Many, Self::FanOut];
         all.into_iter().find(|kind| kind.name() == text).ok_or_else(|| format!("no such work: {text}"))
     }
 }
@@ -64,7 +70,7 @@ const fn row(kind: Kind, size: usize, pinned: bool) -> Row {
     Row { kind, size, pinned }
 }
 
-pub const ROWS: [Row; 13] = [
+pub const ROWS: [Row; 14] = [
     row(Kind::OneWay, 16, false),
     row(Kind::OneWay, 128, false),
     row(Kind::OneWay, 1024, false),
@@ -78,6 +84,7 @@ pub const ROWS: [Row; 13] = [
     row(Kind::Many, 64, true),
     row(Kind::Many, 64, false),
     row(Kind::Many, 1024, false),
+    row(Kind::FanOut, 128, false),
 ];
 
 /// What one process has to do of it.
@@ -123,7 +130,8 @@ pub struct Counter {
 
 impl Counter {
     pub fn new(work: &Work) -> Self {
-        Self { count: work.count, seen: 0, began: None }
+        let each = if work.kind == Kind::FanOut { FAN } else { 1 };
+        Self { count: work.count * each, seen: 0, began: None }
     }
 
     /// So many more have come; whether that is all.
@@ -136,6 +144,14 @@ impl Counter {
         say(&Measured { rate: self.seen as f64 / began.elapsed().as_secs_f64(), p50: None, p99: None })?;
         Ok(true)
     }
+}
+
+/// The counter of eight subscribers in one process.
+pub type Shared = std::sync::Arc<std::sync::Mutex<Counter>>;
+
+/// Counts for one of them; whether all have everything.
+pub fn add(counter: &Shared, more: u64) -> Result<bool> {
+    counter.lock().map_err(|_| "a subscriber panicked")?.add(more)
 }
 
 /// Takes the time of each answer, and says it at the end.

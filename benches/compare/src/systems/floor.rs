@@ -4,11 +4,12 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{PLAIN, System};
+use super::{System, WITH_EVENTS};
 use crate::Result;
-use crate::work::{Clock, Counter, Kind, Work, here};
+use crate::work::{self, Clock, Counter, FAN, Kind, Shared, Work, here};
 
-pub const SYSTEM: System = System { name: "floor", kinds: PLAIN, one_way: 30e6, stay, come };
+pub const SYSTEM: System =
+    System { name: "floor", kinds: WITH_EVENTS, size: None, one_way: 30e6, stay, come };
 
 const BATCH: usize = 64 * 1024;
 
@@ -20,6 +21,9 @@ fn stay(work: &Work) -> Result<()> {
 async fn listen(work: Work) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     here(listener.local_addr()?);
+    if work.kind == Kind::FanOut {
+        return publish(work, listener).await;
+    }
     let (mut stream, _) = listener.accept().await?;
     stream.set_nodelay(true)?;
     let mut frames = Frames::new(work.size);
@@ -50,6 +54,9 @@ fn come(work: &Work, endpoint: &str) -> Result<()> {
 }
 
 async fn go(work: Work, endpoint: String) -> Result<()> {
+    if work.kind == Kind::FanOut {
+        return subscribe(work, endpoint).await;
+    }
     let mut stream = TcpStream::connect(endpoint).await?;
     stream.set_nodelay(true)?;
     let frame = frame(&work);
@@ -81,6 +88,50 @@ async fn go(work: Work, endpoint: String) -> Result<()> {
         }
     }
     clock.end(&work)
+}
+
+async fn publish(work: Work, listener: TcpListener) -> Result<()> {
+    let mut streams = Vec::new();
+    for _ in 0..FAN {
+        streams.push(listener.accept().await?.0);
+    }
+    let frame = frame(&work);
+    let frames = BATCH.div_ceil(frame.len()) as u64;
+    let batch = frame.repeat(frames as usize);
+    let mut left = work.count;
+    while left > 0 {
+        let now = left.min(frames);
+        for stream in &mut streams {
+            stream.write_all(&batch[..now as usize * frame.len()]).await?;
+        }
+        left -= now;
+    }
+    Ok(())
+}
+
+async fn subscribe(work: Work, endpoint: String) -> Result<()> {
+    let counter = Shared::new(Counter::new(&work).into());
+    let mut subscribers = tokio::task::JoinSet::new();
+    for _ in 0..FAN {
+        let (mut stream, counter) = (TcpStream::connect(&endpoint).await?, counter.clone());
+        subscribers.spawn(async move {
+            let mut frames = Frames::new(work.size);
+            loop {
+                match frames.read(&mut stream).await? {
+                    // The publisher has gone, and another subscriber has the last of it.
+                    0 => return Result::Ok(false),
+                    come if work::add(&counter, come)? => return Ok(true),
+                    _ => {}
+                }
+            }
+        });
+    }
+    while let Some(ended) = subscribers.join_next().await {
+        if ended?? {
+            return Ok(());
+        }
+    }
+    Err("something is missing".into())
 }
 
 fn frame(work: &Work) -> Vec<u8> {

@@ -1,10 +1,11 @@
 //! libzmq 4.3.4, which the crate `zmq` brings along; built without CURVE, so that nothing of it is measured encrypted.
 
-use super::{PLAIN, System};
+use super::{System, WITH_EVENTS};
 use crate::Result;
-use crate::work::{Clock, Counter, Kind, Work, here};
+use crate::work::{self, Clock, Counter, FAN, Kind, Shared, Work, here};
 
-pub const SYSTEM: System = System { name: "libzmq", kinds: PLAIN, one_way: 4e6, stay, come };
+pub const SYSTEM: System =
+    System { name: "libzmq", kinds: WITH_EVENTS, size: None, one_way: 4e6, stay, come };
 
 fn socket(work: &Work, one_way: zmq::SocketType, ask: zmq::SocketType) -> Result<zmq::Socket> {
     let context = zmq::Context::new();
@@ -17,6 +18,9 @@ fn socket(work: &Work, one_way: zmq::SocketType, ask: zmq::SocketType) -> Result
 }
 
 fn stay(work: &Work) -> Result<()> {
+    if work.kind == Kind::FanOut {
+        return publish(work);
+    }
     let socket = socket(work, zmq::PULL, zmq::ROUTER)?;
     socket.bind("tcp://127.0.0.1:*")?;
     here(socket.get_last_endpoint()?.map_err(|_| "no endpoint")?);
@@ -39,6 +43,9 @@ fn stay(work: &Work) -> Result<()> {
 }
 
 fn come(work: &Work, endpoint: &str) -> Result<()> {
+    if work.kind == Kind::FanOut {
+        return subscribe(work, endpoint);
+    }
     let socket = socket(work, zmq::PUSH, zmq::DEALER)?;
     socket.connect(endpoint)?;
     let message = work.message();
@@ -59,4 +66,56 @@ fn come(work: &Work, endpoint: &str) -> Result<()> {
         clock.answered();
     }
     clock.end(work)
+}
+
+/// Without a high-water mark: it drops what is over it, and the crate can't set `ZMQ_XPUB_NODROP`.
+fn publish(work: &Work) -> Result<()> {
+    let context = zmq::Context::new();
+    let publisher = context.socket(zmq::XPUB)?;
+    publisher.set_sndhwm(0)?;
+    publisher.set_xpub_verbose(true)?;
+    publisher.bind("tcp://127.0.0.1:*")?;
+    here(publisher.get_last_endpoint()?.map_err(|_| "no endpoint")?);
+    for _ in 0..FAN {
+        publisher.recv_bytes(0)?;
+    }
+    let message = work.message();
+    for _ in 0..work.count {
+        publisher.send(&message[..], 0)?;
+    }
+    Ok(())
+}
+
+fn subscribe(work: &Work, endpoint: &str) -> Result<()> {
+    let counter = Shared::new(Counter::new(work).into());
+    let context = zmq::Context::new();
+    let (said, hear) = std::sync::mpsc::channel();
+    for _ in 0..FAN {
+        let subscriber = context.socket(zmq::SUB)?;
+        subscriber.set_rcvhwm(0)?;
+        subscriber.set_subscribe(b"")?;
+        subscriber.connect(endpoint)?;
+        let (said, counter) = (said.clone(), counter.clone());
+        std::thread::spawn(move || {
+            // So many are counted under one lock.
+            const BATCH: u64 = 64;
+            let mut message = zmq::Message::new();
+            let mut count = || -> Result<()> {
+                loop {
+                    subscriber.recv(&mut message, 0)?;
+                    let mut more = 1;
+                    while more < BATCH && subscriber.recv(&mut message, zmq::DONTWAIT).is_ok() {
+                        more += 1;
+                    }
+                    if work::add(&counter, more)? {
+                        return Ok(());
+                    }
+                }
+            };
+            let _ = said.send(count());
+        });
+    }
+    let ended = hear.recv()?;
+    // The context waits for all its sockets, and the other threads still have theirs.
+    ended.map(|()| std::process::exit(0))
 }

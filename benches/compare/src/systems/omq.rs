@@ -6,13 +6,19 @@ use omq_tokio::exclusive;
 use omq_tokio::options::WorkloadProfile;
 use omq_tokio::{Endpoint, Message, Options, Socket, SocketType};
 
-use super::{PLAIN, System};
+use super::{System, WITH_EVENTS};
 use crate::Result;
-use crate::work::{Clock, Counter, Kind, Work, here};
+use crate::work::{self, Clock, Counter, FAN, Kind, Shared, Work, here};
 
-pub const SYSTEM: System = System { name: "omq", kinds: PLAIN, one_way: 7e6, stay, come };
-pub const EXCLUSIVE: System =
-    System { name: "omq exclusive", kinds: &[Kind::Ask], one_way: 7e6, stay, come: come_exclusive };
+pub const SYSTEM: System = System { name: "omq", kinds: WITH_EVENTS, size: None, one_way: 7e6, stay, come };
+pub const EXCLUSIVE: System = System {
+    name: "omq exclusive",
+    kinds: &[Kind::Ask],
+    size: None,
+    one_way: 7e6,
+    stay,
+    come: come_exclusive,
+};
 
 fn options(work: &Work) -> Options {
     match work.kind {
@@ -29,6 +35,9 @@ fn stay(work: &Work) -> Result<()> {
 }
 
 async fn listen(work: Work) -> Result<()> {
+    if work.kind == Kind::FanOut {
+        return publish(work).await;
+    }
     let kind = if work.kind == Kind::OneWay { SocketType::Pull } else { SocketType::Router };
     let socket = Socket::new(kind, options(&work));
     here(socket.bind("tcp://127.0.0.1:0".parse::<Endpoint>()?).await?);
@@ -50,6 +59,9 @@ fn come(work: &Work, endpoint: &str) -> Result<()> {
 }
 
 async fn go(work: Work, endpoint: Endpoint) -> Result<()> {
+    if work.kind == Kind::FanOut {
+        return subscribe(work, endpoint).await;
+    }
     let kind = if work.kind == Kind::OneWay { SocketType::Push } else { SocketType::Dealer };
     let socket = Socket::new(kind, options(&work));
     socket.connect(endpoint).await?;
@@ -71,6 +83,42 @@ async fn go(work: Work, endpoint: Endpoint) -> Result<()> {
         clock.answered();
     }
     clock.end(&work)
+}
+
+async fn publish(work: Work) -> Result<()> {
+    let mut options = options(&work);
+    options.xpub_nodrop = true;
+    let publisher = Socket::new(SocketType::XPub, options);
+    here(publisher.bind("tcp://127.0.0.1:0".parse::<Endpoint>()?).await?);
+    // Of the subscriptions that are the same it shows the first.
+    let mut ready = 0;
+    while ready < FAN {
+        ready += u64::from(publisher.recv().await?.byte_len() > 1);
+    }
+    let message = Message::from_slice(&work.message());
+    for _ in 0..work.count {
+        publisher.send(message.clone()).await?;
+    }
+    Ok(publisher.close().await?)
+}
+
+async fn subscribe(work: Work, endpoint: Endpoint) -> Result<()> {
+    let counter = Shared::new(Counter::new(&work).into());
+    let mut subscribers = tokio::task::JoinSet::new();
+    for n in 0..FAN {
+        let (subscriber, counter) = (Socket::new(SocketType::Sub, options(&work)), counter.clone());
+        subscriber.subscribe("").await?;
+        subscriber.subscribe(format!("ready {n}")).await?;
+        subscriber.connect(endpoint.clone()).await?;
+        subscribers.spawn(async move {
+            let mut batch = Vec::new();
+            while !work::add(&counter, subscriber.recv_many_into(4096, &mut batch).await? as u64)? {
+                batch.clear();
+            }
+            Result::Ok(())
+        });
+    }
+    subscribers.join_next().await.ok_or("no subscriber")??
 }
 
 fn come_exclusive(work: &Work, endpoint: &str) -> Result<()> {

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use ripstop::socket::{Dealer, Options, Pull, Push, Router};
+use ripstop::socket::{Dealer, Options, Pull, Push, Router, Sub, WhenFull, XPub};
 
 use super::System;
 use crate::Result;
-use crate::work::{Clock, Counter, Kind, Work, here};
+use crate::work::{self, Clock, Counter, FAN, Kind, Shared, Work, here};
 
 pub const SYSTEM: System = System {
     name: "ripstop",
-    kinds: &[Kind::OneWay, Kind::Sealed, Kind::Ask, Kind::Many],
+    kinds: &[Kind::OneWay, Kind::Sealed, Kind::Ask, Kind::Many, Kind::FanOut],
+    size: None,
     one_way: 12e6,
     stay,
     come,
@@ -21,6 +22,7 @@ fn stay(work: &Work) -> Result<()> {
     super::runtime(&work)?.block_on(async move {
         match work.kind {
             Kind::OneWay | Kind::Sealed => tokio::spawn(receive(work)).await?,
+            Kind::FanOut => tokio::spawn(publish(work)).await?,
             Kind::Ask | Kind::Many => {
                 let router = Router::new();
                 here(router.bind("tcp://127.0.0.1:0").await?);
@@ -48,6 +50,7 @@ fn come(work: &Work, endpoint: &str) -> Result<()> {
     super::runtime(&work)?.block_on(async move {
         match work.kind {
             Kind::OneWay | Kind::Sealed => tokio::spawn(send(work, endpoint)).await?,
+            Kind::FanOut => tokio::spawn(subscribe(work, endpoint)).await?,
             Kind::Ask | Kind::Many => ask(work, &endpoint).await,
         }
     })
@@ -79,6 +82,38 @@ async fn ask(work: Work, endpoint: &str) -> Result<()> {
         clock.answered();
     }
     clock.end(&work)
+}
+
+async fn publish(work: Work) -> Result<()> {
+    let publisher = XPub::with_options(Options::new().when_full(WhenFull::Block).xpub_verbose(true));
+    here(publisher.bind("tcp://127.0.0.1:0").await?);
+    for _ in 0..FAN {
+        publisher.recv().await?;
+    }
+    let message = bytes::Bytes::from(work.message());
+    for _ in 0..work.count {
+        publisher.send(&message).await?;
+    }
+    publisher.close().await;
+    Ok(())
+}
+
+async fn subscribe(work: Work, endpoint: String) -> Result<()> {
+    let counter = Shared::new(Counter::new(&work).into());
+    let mut subscribers = tokio::task::JoinSet::new();
+    for _ in 0..FAN {
+        let (subscriber, counter, endpoint) = (Sub::new(), counter.clone(), endpoint.clone());
+        subscriber.subscribe("");
+        subscriber.connect(endpoint)?;
+        subscribers.spawn(async move {
+            let mut batch = Vec::new();
+            while !work::add(&counter, subscriber.recv_many(&mut batch, 4096).await? as u64)? {
+                batch.clear();
+            }
+            Result::Ok(())
+        });
+    }
+    subscribers.join_next().await.ok_or("no subscriber")??
 }
 
 /// A throw-away certificate that both processes read and trust; the first of them makes it.
