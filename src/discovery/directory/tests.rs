@@ -259,8 +259,9 @@ impl Source for Fickle {
             if self.opened.fetch_add(1, Ordering::SeqCst) == 1 {
                 return Err(DiscoveryError::Source { source_name: "fickle", reason: "a bad day".into() });
             }
-            let (sender, changes) = tokio::sync::mpsc::channel(64);
-            for advert in lock(&self.says).iter() {
+            let says = lock(&self.says);
+            let (sender, changes) = tokio::sync::mpsc::channel(says.len().max(1));
+            for advert in says.iter() {
                 sender.try_send(Change::Up(advert.clone())).unwrap();
             }
             *lock(&self.open) = Some(sender);
@@ -288,6 +289,28 @@ async fn a_source_that_ends_is_reopened_and_nothing_stays_missing_or_stale() {
     until(&here, "the stale one gone", |d| d.find(&goes.into()).is_none()).await;
     assert_eq!(here.all().len(), 2);
     assert_eq!(source.opened.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_repeated_makes_room_when_a_flood_has_taken_it_all() {
+    let here = directory();
+    let (linked, late) = (NodeId::random(), NodeId::random());
+    let full = crate::discovery::table::MAX_PER_SOURCE;
+    let forged = (1..full).map(|_| advert(NodeId::random(), 1));
+    let source = Arc::new(Fickle {
+        opened: AtomicUsize::new(0),
+        says: Mutex::new(forged.chain([advert(linked, 2)]).collect()),
+        open: Mutex::default(),
+    });
+    here.add_source(source.clone());
+    until(&here, "full", |d| d.all().len() == full).await;
+    here.met(&Key::Node(linked), advert(linked, 2));
+
+    *lock(&source.says) = vec![advert(late, 3)];
+    *lock(&source.open) = None;
+    until(&here, "the late one", |d| d.find(&late.into()).is_some()).await;
+    assert_eq!(here.all().len(), full, "one made room, and the others have time to be repeated");
+    assert!(here.find(&linked.into()).is_some(), "who has a link stays");
 }
 
 #[tokio::test(start_paused = true)]
