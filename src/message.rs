@@ -23,6 +23,11 @@ const MORE: u8 = 1;
 const LONG: u8 = 2;
 const COMMAND: u8 = 4;
 
+/// How many bytes a frame takes with its header.
+pub(crate) fn on_wire(frame: &[u8]) -> usize {
+    frame.len() + if frame.len() <= usize::from(u8::MAX) { 2 } else { 9 }
+}
+
 /// One message of one or more frames. Cloning is cheap: it adds one reference to the shared buffer.
 ///
 /// ```
@@ -49,7 +54,12 @@ impl Message {
     /// assert_eq!(message.frames().map(<[u8]>::len).collect::<Vec<_>>(), [3, 3]);
     /// ```
     pub fn from_frames<F: AsRef<[u8]>>(frames: impl IntoIterator<Item = F>) -> Self {
-        let mut buf = Vec::new();
+        Self::with_capacity(0, frames)
+    }
+
+    /// The same in one block of memory, when it is known how many bytes it takes: [`on_wire`] of each frame.
+    pub(crate) fn with_capacity<F: AsRef<[u8]>>(bytes: usize, frames: impl IntoIterator<Item = F>) -> Self {
+        let mut buf = Vec::with_capacity(bytes);
         let mut last = None;
         for frame in frames {
             let frame = frame.as_ref();

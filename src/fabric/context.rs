@@ -24,16 +24,20 @@ pub(crate) struct PeerName {
 
 impl PeerName {
     pub(crate) fn of(pipe: &Pipe) -> Self {
-        let service = match Who::of(pipe).as_deref() {
-            Some(Who { identity: Identity::Service { service, .. }, .. }) => Some(Arc::from(&**service)),
-            Some(Who { identity, .. }) => Some(identity.to_string().into()),
+        Self { service: Self::service_of(pipe), address: pipe.origin().remote().into() }
+    }
+
+    /// The name alone, for who does not need the address.
+    pub(crate) fn service_of<S: for<'a> From<&'a str>>(pipe: &Pipe) -> Option<S> {
+        match Who::of(pipe).as_deref() {
+            Some(Who { identity: Identity::Service { service, .. }, .. }) => Some(S::from(service)),
+            Some(Who { identity, .. }) => Some(S::from(&identity.to_string())),
             None => {
                 let peer = pipe.peer();
                 let said = peer.as_ref().and_then(|peer| peer.property(property::SERVICE));
-                said.and_then(|said| std::str::from_utf8(said).ok()).map(Arc::from)
+                said.and_then(|said| std::str::from_utf8(said).ok()).map(S::from)
             }
-        };
-        Self { service, address: pipe.origin().remote().into() }
+        }
     }
 }
 

@@ -72,9 +72,13 @@ impl Inbox {
             item.pipe.wait(counts);
             state.bytes += counts;
             state.items.push_back(item);
-            std::mem::take(&mut state.readers)
+            // One reader is the rule, and its place is kept.
+            let first = state.readers.pop();
+            let others =
+                if state.readers.is_empty() { Vec::new() } else { std::mem::take(&mut state.readers) };
+            first.into_iter().chain(others)
         };
-        wake.into_iter().for_each(Waker::wake);
+        wake.for_each(Waker::wake);
     }
 
     /// The next item; `None` when the queue is closed and empty.

@@ -73,7 +73,7 @@ impl ReadBuf {
         next.extend_from_slice(&self.buf);
         let mut old = std::mem::replace(&mut self.buf, next);
         let old_whole = std::mem::replace(&mut self.whole, whole);
-        if (MAX..=LARGEST).contains(&old_whole) {
+        if (MIN..=LARGEST).contains(&old_whole) {
             old.clear();
             while self.retired_bytes + old_whole > RETIRED && self.pop_retired().is_some() {}
             self.retired.push_back((old, old_whole));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::message::{Frames, Message};
+use crate::message::{Frames, Message, on_wire};
 use crate::socket::error::{RecvError, SendError};
 use crate::socket::handle::socket;
 use crate::socket::inbound::From;
@@ -54,7 +54,7 @@ impl Router {
         let shared = self.shared();
         shared.check(&frames)?;
         let label = label(&frames);
-        shared.until_sent(|| try_route(shared, &label, &Tail(&frames))).await
+        shared.until_sent(|| try_route(shared, label, &Tail(&frames))).await
     }
 
     /// The same without waiting.
@@ -67,7 +67,7 @@ impl Router {
     pub fn try_send(&self, frames: impl Frames) -> Result<(), SendError> {
         let shared = self.shared();
         shared.check(&frames)?;
-        try_route(shared, &label(&frames), &Tail(&frames))
+        try_route(shared, label(&frames), &Tail(&frames))
     }
 
     /// Queues `frames` for the peer `to`, as [`send`](Self::send) does.
@@ -122,15 +122,16 @@ impl Router {
     }
 }
 
-fn label<F: Frames>(frames: &F) -> Bytes {
+fn label<F: Frames>(frames: &F) -> &[u8] {
     match frames.frame_count() {
-        0 => Bytes::new(),
-        _ => frames.frame_at(0).to_bytes(),
+        0 => &[],
+        _ => frames.frame_at(0).as_slice(),
     }
 }
 
 fn labelled(from: From<'_>) -> Message {
-    Message::from_frames(std::iter::once(&from.label[..]).chain(from.message.frames()))
+    let frames = || std::iter::once(&from.label[..]).chain(from.message.frames());
+    Message::with_capacity(frames().map(on_wire).sum(), frames())
 }
 
 fn try_route<F: Frames + ?Sized>(shared: &Shared, to: &[u8], frames: &F) -> Result<(), SendError> {

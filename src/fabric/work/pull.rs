@@ -423,7 +423,7 @@ impl<T: DeserializeOwned> Pull<T> {
         let body = wire::parse(&item.message).map(|parts| parts.body).unwrap_or_default();
         match wire::decoded(body, self.node.shared().options.body, "work") {
             Ok(body) => {
-                let from = PeerName::of(&item.pipe).service.map(|name| name.to_string());
+                let from = PeerName::service_of(&item.pipe);
                 Ok(Delivery { body, queue: self.queue.clone(), from })
             }
             Err(reason) => Err(ReceiveError::Decode { subject: self.queue.clone(), reason }),
