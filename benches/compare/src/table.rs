@@ -1,7 +1,10 @@
-//! What is printed and written.
+//! All figures of a run, and how they are printed and written.
+
+use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::bars;
 use crate::work::{Kind, Measured, Row};
 
 /// All figures, as they go into the JSON file.
@@ -12,13 +15,64 @@ pub struct Report {
     cores: usize,
     kernel: String,
     processor: String,
-    rows: Vec<Line>,
+    pub rows: Vec<Line>,
 }
 
 #[derive(Serialize)]
-struct Line {
-    work: Row,
-    systems: Vec<(String, Vec<Measured>)>,
+pub struct Line {
+    pub work: Row,
+    pub systems: Vec<(String, Vec<Measured>)>,
+}
+
+/// What one system did in one row.
+pub struct Figures<'a> {
+    pub work: String,
+    latency: bool,
+    measured: &'a [Measured],
+}
+
+impl Line {
+    pub fn of(&self, system: &str) -> Option<Figures<'_>> {
+        let (_, measured) = self.systems.iter().find(|(name, _)| name == system)?;
+        Some(Figures { work: self.work.name(), latency: self.work.kind == Kind::Ask, measured })
+    }
+}
+
+impl Figures<'_> {
+    /// Messages a second; of one request in flight, microseconds.
+    fn value(&self, measured: &Measured) -> f64 {
+        if self.latency { measured.p50.unwrap_or(f64::NAN) } else { measured.rate }
+    }
+
+    pub fn median(&self) -> f64 {
+        median(self.measured.iter().map(|one| self.value(one)))
+    }
+
+    fn spread(&self) -> (f64, f64) {
+        let values = || self.measured.iter().map(|one| self.value(one));
+        (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max))
+    }
+
+    /// Ours to theirs: the median of the rounds' ratios.
+    pub fn ratio(&self, theirs: &Figures<'_>) -> f64 {
+        let rounds = self.measured.iter().zip(theirs.measured);
+        median(rounds.map(|(ours, other)| self.value(ours) / theirs.value(other)))
+    }
+
+    /// Processor seconds for a million messages.
+    pub fn cpu(&self) -> f64 {
+        median(self.measured.iter().filter_map(|one| one.cpu))
+    }
+
+    /// MiB of the process that says the result, at its most.
+    pub fn memory(&self) -> f64 {
+        median(self.measured.iter().filter_map(|one| Some(one.memory? as f64 / 1024.0)))
+    }
+
+    pub fn shown(&self) -> String {
+        let shown = show(self.median());
+        if self.latency { format!("{shown} µs") } else { format!("{shown}/s") }
+    }
 }
 
 impl Report {
@@ -39,51 +93,65 @@ impl Report {
     pub fn conditions(&self) -> String {
         let Self { rounds, seconds, cores, kernel, processor, .. } = self;
         format!(
-            "{cores} cores of {processor}, Linux {kernel}; two processes, TCP loopback; {rounds} rounds of about {seconds} s; \
-             median (least to most); ratios are ours to theirs"
+            "{cores} cores of {processor}, Linux {kernel}; two processes, TCP loopback; {rounds} rounds of about {seconds} s, \
+             the systems in turn; median (least to most); ratios are ours to theirs"
         )
     }
 
+    /// Of a row that is there pinned and free, the pinned one: it is the first.
+    pub fn of(&self, kind: Kind, size: usize, system: &str) -> Option<Figures<'_>> {
+        self.rows.iter().find(|line| line.work.kind == kind && line.work.size == size)?.of(system)
+    }
+
     /// Adds a row, and gives it as it is printed.
-    pub fn add(&mut self, row: &Row, systems: Vec<(&str, Vec<Measured>)>) -> String {
-        let latency = row.kind == Kind::Ask;
-        let value =
-            |measured: &Measured| if latency { measured.p50.unwrap_or(f64::NAN) } else { measured.rate };
-        let ours = systems.iter().find(|(name, _)| *name == "ripstop").map(|(_, measured)| measured);
-        let mut text =
-            format!("\n{}, {}\n", row.name(), if latency { "µs (p50; p99)" } else { "messages a second" });
-        for (name, measured) in &systems {
-            let values: Vec<_> = measured.iter().map(value).collect();
-            let (least, most) =
-                (values.iter().copied().fold(f64::MAX, f64::min), values.iter().copied().fold(0.0, f64::max));
-            let tail = match latency {
-                true => format!("; p99 {:.1}", median(measured.iter().filter_map(|one| one.p99))),
-                false => String::new(),
-            };
-            let ratio = match ours {
-                Some(ours) if *name != "ripstop" => {
-                    let ratios = ours.iter().zip(measured).map(|(ours, theirs)| value(ours) / value(theirs));
-                    format!("  {:.2}", median(ratios))
-                }
+    pub fn add(&mut self, work: &Row, systems: Vec<(String, Vec<Measured>)>) -> String {
+        let line = Line { work: work.clone(), systems };
+        let unit = if work.kind == Kind::Ask { "µs, p50" } else { "messages a second" };
+        let mut text = format!(
+            "\n{}: {unit} (least to most), ratio, processor time for a million, memory\n",
+            work.name()
+        );
+        let ours = line.of("ripstop");
+        for (name, measured) in &line.systems {
+            let Some(figures) = line.of(name) else { continue };
+            let (least, most) = figures.spread();
+            let spread = format!("({} to {})", show(least), show(most));
+            let ratio = match &ours {
+                Some(ours) if name != "ripstop" => format!("{:.2}", ours.ratio(&figures)),
                 _ => String::new(),
             };
-            let shown = median(values.iter().copied());
-            text += &format!(
-                "  {name:<16} {:>12} ({} to {}{tail}){ratio}\n",
-                show(shown),
-                show(least),
-                show(most)
+            let tail = match work.kind {
+                Kind::Ask => format!("p99 {:.1} µs", median(measured.iter().filter_map(|one| one.p99))),
+                _ => String::new(),
+            };
+            let _ = writeln!(
+                text,
+                "  {name:<16} {:>8} {spread:<22} {ratio:>6}  {:>7.2} s/M {:>6.1} MiB  {tail}",
+                show(figures.median()),
+                figures.cpu(),
+                figures.memory(),
             );
         }
-        let systems = systems.into_iter().map(|(name, measured)| (name.to_owned(), measured)).collect();
-        self.rows.push(Line { work: row.clone(), systems });
+        self.rows.push(line);
+        text
+    }
+
+    /// The bars, as they are printed.
+    pub fn verdicts(&self) -> String {
+        let mut text = String::from("\nbars\n");
+        for bars::Verdict { work, theirs, ratio, need, met } in bars::judge(self) {
+            let met = if met { "met" } else { "NOT MET" };
+            let _ = writeln!(text, "  {work:<40} to {theirs:<14} {ratio:>6.2}, needs {need:<5.2} {met}");
+        }
         text
     }
 }
 
-fn show(value: f64) -> String {
+pub fn show(value: f64) -> String {
     match value {
+        1e7.. => format!("{:.1} M", value / 1e6),
         1e6.. => format!("{:.2} M", value / 1e6),
+        1e4.. => format!("{:.0} k", value / 1e3),
         1e3.. => format!("{:.1} k", value / 1e3),
         _ => format!("{value:.1}"),
     }

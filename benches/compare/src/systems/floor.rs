@@ -8,8 +8,7 @@ use super::{System, WITH_EVENTS};
 use crate::Result;
 use crate::work::{self, Clock, Counter, FAN, Kind, Shared, Work, here};
 
-pub const SYSTEM: System =
-    System { name: "floor", kinds: WITH_EVENTS, size: None, one_way: 30e6, stay, come };
+pub const SYSTEM: System = System { name: "floor", kinds: WITH_EVENTS, size: None, helper: None, stay, come };
 
 const BATCH: usize = 64 * 1024;
 

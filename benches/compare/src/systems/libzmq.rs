@@ -1,11 +1,49 @@
-//! libzmq 4.3.4, which the crate `zmq` brings along; built without CURVE, so that nothing of it is measured encrypted.
+//! libzmq 4.3.4, which the crate `zmq` brings along; built without CURVE, for which there is the machine's own.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use super::{System, WITH_EVENTS};
 use crate::Result;
-use crate::work::{self, Clock, Counter, FAN, Kind, Shared, Work, here};
+use crate::work::{self, Clock, Counter, FAN, Kind, Measured, Shared, Work, here};
 
 pub const SYSTEM: System =
-    System { name: "libzmq", kinds: WITH_EVENTS, size: None, one_way: 4e6, stay, come };
+    System { name: "libzmq", kinds: WITH_EVENTS, size: None, helper: None, stay, come };
+
+/// The machine's own libzmq, with CURVE, from the C program that the benchmark `oneway` has.
+pub const CURVE: System = System {
+    name: "libzmq CURVE",
+    kinds: &[Kind::Curve],
+    size: None,
+    helper: None,
+    stay: |work| {
+        let (size, count) = (work.size.to_string(), work.count.to_string());
+        let mut receiver =
+            program()?.args(["receive", &size, &count, "--curve"]).stdout(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(receiver.stdout.take().ok_or("no output")?).lines();
+        here(lines.next().ok_or("it does not say where it is")??);
+        let rate: f64 = lines.next().ok_or("no result")??.trim().parse()?;
+        work::say(&Measured { memory: None, ..Measured::new(rate * 1e6) })
+    },
+    come: |work, endpoint| {
+        let (size, count) = (work.size.to_string(), work.count.to_string());
+        program()?.args([endpoint, &size, &count, "--curve"]).status()?;
+        Ok(())
+    },
+};
+
+/// Compiled by whoever needs it first.
+fn program() -> Result<Command> {
+    let program = std::env::temp_dir().join(format!("ripstop-compare-libzmq-{}", env!("CARGO_PKG_VERSION")));
+    if !program.exists() {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../libzmq_oneway.c");
+        let built = Command::new("cc").args(["-O2", "-o"]).arg(&program).args([source, "-lzmq"]).status()?;
+        if !built.success() {
+            return Err("libzmq's headers are missing (libzmq3-dev)".into());
+        }
+    }
+    Ok(Command::new(program))
+}
 
 fn socket(work: &Work, one_way: zmq::SocketType, ask: zmq::SocketType) -> Result<zmq::Socket> {
     let context = zmq::Context::new();

@@ -3,15 +3,22 @@
 mod floor;
 #[cfg(feature = "libzmq")]
 mod libzmq;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "omq")]
 mod omq;
 mod ripstop;
+#[cfg(feature = "tonic")]
+pub mod tonic;
 mod typed;
+#[cfg(feature = "zenoh")]
+mod zenoh;
 #[cfg(feature = "zeromq")]
 mod zeromq;
 
 use crate::Result;
-use crate::work::{FAN, Kind, Row, Work};
+use crate::run::Reaped;
+use crate::work::{Clock, Kind, Row, Work};
 
 /// One system: what its two processes do.
 pub struct System {
@@ -19,8 +26,8 @@ pub struct System {
     kinds: &'static [Kind],
     /// It does them with bodies of this many bytes only.
     size: Option<usize>,
-    /// About how many small messages it moves one way in a second, so that every run takes about as long.
-    one_way: f64,
+    /// What has to run between the two.
+    pub helper: Option<fn(pinned: bool) -> Result<Helper>>,
     /// Says where it is, and receives or answers.
     pub stay: fn(&Work) -> Result<()>,
     /// Goes there, and sends or asks.
@@ -31,16 +38,18 @@ impl System {
     pub fn does(&self, row: &Row) -> bool {
         self.kinds.contains(&row.kind) && self.size.is_none_or(|size| size == row.size)
     }
-
-    pub fn guess(&self, kind: Kind) -> f64 {
-        match kind {
-            Kind::OneWay | Kind::Sealed => self.one_way,
-            Kind::Ask => 20e3,
-            Kind::Many => 300e3,
-            Kind::FanOut => self.one_way / FAN as f64,
-        }
-    }
 }
+
+/// A server that the two need, ended with the run.
+pub struct Helper {
+    pub process: Reaped,
+    pub endpoint: String,
+    /// Its files.
+    _dir: tempfile::TempDir,
+}
+
+/// Tells the two processes where the helper is.
+pub const HELPER: &str = "RIPSTOP_COMPARE_HELPER";
 
 const PLAIN: &[Kind] = &[Kind::OneWay, Kind::Ask, Kind::Many];
 const WITH_EVENTS: &[Kind] = &[Kind::OneWay, Kind::Ask, Kind::Many, Kind::FanOut];
@@ -55,12 +64,22 @@ pub fn all() -> Vec<System> {
         floor::SYSTEM,
         #[cfg(feature = "libzmq")]
         libzmq::SYSTEM,
+        #[cfg(feature = "libzmq")]
+        libzmq::CURVE,
         #[cfg(feature = "omq")]
         omq::SYSTEM,
         #[cfg(feature = "omq")]
         omq::EXCLUSIVE,
         #[cfg(feature = "zeromq")]
         zeromq::SYSTEM,
+        #[cfg(feature = "zenoh")]
+        zenoh::SYSTEM,
+        #[cfg(feature = "zenoh")]
+        zenoh::TUNED,
+        #[cfg(feature = "nats")]
+        nats::SYSTEM,
+        #[cfg(feature = "tonic")]
+        tonic::SYSTEM,
     ]
 }
 
@@ -74,7 +93,7 @@ pub fn named(name: &str) -> Result<System> {
 /// A runtime for throughput, or one thread where waking another would be most of the time.
 fn runtime(work: &Work) -> Result<tokio::runtime::Runtime> {
     let mut builder = match work.kind {
-        Kind::OneWay | Kind::Sealed | Kind::FanOut => tokio::runtime::Builder::new_multi_thread(),
+        Kind::OneWay | Kind::Tls | Kind::Curve | Kind::FanOut => tokio::runtime::Builder::new_multi_thread(),
         Kind::Ask | Kind::Many => tokio::runtime::Builder::new_current_thread(),
     };
     Ok(builder.enable_all().build()?)
@@ -96,4 +115,25 @@ where
 {
     let side = side(*work, endpoint.to_owned());
     runtime(work)?.block_on(async move { tokio::spawn(side).await? })
+}
+
+#[cfg(feature = "nats")]
+fn helper() -> Result<String> {
+    Ok(std::env::var(HELPER)?)
+}
+
+/// So many tasks, each of which asks again when it is answered.
+async fn many<F>(work: Work, ask: impl Fn() -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    use futures_util::stream::{FuturesUnordered, StreamExt};
+    let mut clock = Clock::new(&work);
+    let mut open: FuturesUnordered<_> = (0..work.window()).map(|_| ask()).collect();
+    for _ in 0..work.count {
+        open.next().await.ok_or("nothing is asked")??;
+        clock.answered();
+        open.push(ask());
+    }
+    clock.end(&work)
 }

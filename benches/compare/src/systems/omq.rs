@@ -4,18 +4,27 @@ use std::time::Duration;
 
 use omq_tokio::exclusive;
 use omq_tokio::options::WorkloadProfile;
-use omq_tokio::{Endpoint, Message, Options, Socket, SocketType};
+use omq_tokio::{
+    CurveKeypair, CurvePublicKey, CurveSecretKey, Endpoint, Message, Options, Socket, SocketType,
+};
 
-use super::{System, WITH_EVENTS};
+use super::System;
 use crate::Result;
 use crate::work::{self, Clock, Counter, FAN, Kind, Shared, Work, here};
 
-pub const SYSTEM: System = System { name: "omq", kinds: WITH_EVENTS, size: None, one_way: 7e6, stay, come };
+pub const SYSTEM: System = System {
+    name: "omq",
+    kinds: &[Kind::OneWay, Kind::Curve, Kind::Ask, Kind::Many, Kind::FanOut],
+    size: None,
+    helper: None,
+    stay,
+    come,
+};
 pub const EXCLUSIVE: System = System {
     name: "omq exclusive",
     kinds: &[Kind::Ask],
     size: None,
-    one_way: 7e6,
+    helper: None,
     stay,
     come: come_exclusive,
 };
@@ -29,6 +38,10 @@ fn options(work: &Work) -> Options {
     .linger(Duration::from_secs(30))
 }
 
+fn one_way(work: &Work) -> bool {
+    matches!(work.kind, Kind::OneWay | Kind::Curve)
+}
+
 fn stay(work: &Work) -> Result<()> {
     let work = *work;
     super::runtime(&work)?.block_on(async move { tokio::spawn(listen(work)).await? })
@@ -38,10 +51,16 @@ async fn listen(work: Work) -> Result<()> {
     if work.kind == Kind::FanOut {
         return publish(work).await;
     }
-    let kind = if work.kind == Kind::OneWay { SocketType::Pull } else { SocketType::Router };
-    let socket = Socket::new(kind, options(&work));
+    let kind = if one_way(&work) { SocketType::Pull } else { SocketType::Router };
+    let mut options = options(&work);
+    if work.kind == Kind::Curve {
+        let (public, secret) = work::CURVE_SERVER;
+        let (public, secret) = (CurvePublicKey::from_z85(public)?, CurveSecretKey::from_z85(secret)?);
+        options = options.curve_server(CurveKeypair { public, secret });
+    }
+    let socket = Socket::new(kind, options);
     here(socket.bind("tcp://127.0.0.1:0".parse::<Endpoint>()?).await?);
-    if work.kind != Kind::OneWay {
+    if !one_way(&work) {
         loop {
             socket.send(socket.recv().await?).await?;
         }
@@ -62,13 +81,19 @@ async fn go(work: Work, endpoint: Endpoint) -> Result<()> {
     if work.kind == Kind::FanOut {
         return subscribe(work, endpoint).await;
     }
-    let kind = if work.kind == Kind::OneWay { SocketType::Push } else { SocketType::Dealer };
-    let socket = Socket::new(kind, options(&work));
+    let kind = if one_way(&work) { SocketType::Push } else { SocketType::Dealer };
+    let mut options = options(&work);
+    if work.kind == Kind::Curve {
+        let server = CurvePublicKey::from_z85(work::CURVE_SERVER.0)?;
+        options = options.curve_client(CurveKeypair::generate(), server);
+    }
+    let socket = Socket::new(kind, options);
     socket.connect(endpoint).await?;
     let message = work.message();
-    if work.kind == Kind::OneWay {
+    if one_way(&work) {
+        let message = Message::from_slice(&message);
         for _ in 0..work.count {
-            socket.send(Message::from_slice(&message)).await?;
+            socket.send(message.clone()).await?;
         }
         return Ok(socket.close().await?);
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ripstop::socket::{Dealer, Options, Pull, Push, Router, Sub, WhenFull, XPub};
+use ripstop::socket::{ConnectOptions, Dealer, Options, Pull, Push, Router, Sub, WhenFull, XPub, curve_keys};
 
 use super::System;
 use crate::Result;
@@ -10,9 +10,9 @@ use crate::work::{self, Clock, Counter, FAN, Kind, Shared, Work, here};
 
 pub const SYSTEM: System = System {
     name: "ripstop",
-    kinds: &[Kind::OneWay, Kind::Sealed, Kind::Ask, Kind::Many, Kind::FanOut],
+    kinds: &[Kind::OneWay, Kind::Tls, Kind::Curve, Kind::Ask, Kind::Many, Kind::FanOut],
     size: None,
-    one_way: 12e6,
+    helper: None,
     stay,
     come,
 };
@@ -21,7 +21,7 @@ fn stay(work: &Work) -> Result<()> {
     let work = *work;
     super::runtime(&work)?.block_on(async move {
         match work.kind {
-            Kind::OneWay | Kind::Sealed => tokio::spawn(receive(work)).await?,
+            Kind::OneWay | Kind::Tls | Kind::Curve => tokio::spawn(receive(work)).await?,
             Kind::FanOut => tokio::spawn(publish(work)).await?,
             Kind::Ask | Kind::Many => {
                 let router = Router::new();
@@ -35,9 +35,14 @@ fn stay(work: &Work) -> Result<()> {
 }
 
 async fn receive(work: Work) -> Result<()> {
-    let sealed = work.kind == Kind::Sealed;
-    let pull = Pull::with_options(if sealed { keys(true)? } else { Options::new() });
-    here(pull.bind(if sealed { "tls+tcp://127.0.0.1:0" } else { "tcp://127.0.0.1:0" }).await?);
+    let pull = Pull::with_options(match work.kind {
+        Kind::Tls => keys(true)?,
+        Kind::Curve => Options::new().curve_server(work::CURVE_SERVER.1.parse()?),
+        _ => Options::new(),
+    });
+    here(
+        pull.bind(if work.kind == Kind::Tls { "tls+tcp://127.0.0.1:0" } else { "tcp://127.0.0.1:0" }).await?,
+    );
     let (mut counter, mut batch) = (Counter::new(&work), Vec::new());
     while !counter.add(pull.recv_many(&mut batch, 4096).await? as u64)? {
         batch.clear();
@@ -49,7 +54,7 @@ fn come(work: &Work, endpoint: &str) -> Result<()> {
     let (work, endpoint) = (*work, endpoint.to_owned());
     super::runtime(&work)?.block_on(async move {
         match work.kind {
-            Kind::OneWay | Kind::Sealed => tokio::spawn(send(work, endpoint)).await?,
+            Kind::OneWay | Kind::Tls | Kind::Curve => tokio::spawn(send(work, endpoint)).await?,
             Kind::FanOut => tokio::spawn(subscribe(work, endpoint)).await?,
             Kind::Ask | Kind::Many => ask(work, &endpoint).await,
         }
@@ -57,9 +62,14 @@ fn come(work: &Work, endpoint: &str) -> Result<()> {
 }
 
 async fn send(work: Work, endpoint: String) -> Result<()> {
-    let sealed = work.kind == Kind::Sealed;
-    let push = Push::with_options(if sealed { keys(false)? } else { Options::new() });
-    push.connect(endpoint)?;
+    let push = Push::with_options(if work.kind == Kind::Tls { keys(false)? } else { Options::new() });
+    match work.kind {
+        Kind::Curve => {
+            let to = ConnectOptions::new().curve(work::CURVE_SERVER.0.parse()?, curve_keys()?);
+            push.connect_with(endpoint, to)?;
+        }
+        _ => push.connect(endpoint)?,
+    }
     let message = bytes::Bytes::from(work.message());
     for _ in 0..work.count {
         push.send(&message).await?;

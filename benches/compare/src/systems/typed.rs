@@ -1,7 +1,5 @@
 //! The typed API of our fabric: a struct of six fields, about 128 bytes of MessagePack, made and read on both ends.
 
-use std::sync::Arc;
-
 use ripstop::{Endpoint, Node, fabric::SlowPolicy};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +11,7 @@ pub const PUSH: System = System {
     name: "ripstop push",
     kinds: &[Kind::OneWay],
     size: Some(128),
-    one_way: 1.5e6,
+    helper: None,
     stay: |work| super::block_on(work, pull),
     come: |work, endpoint| super::block_on_with(work, endpoint, push),
 };
@@ -21,7 +19,7 @@ pub const PUBLISH: System = System {
     name: "ripstop publish",
     kinds: &[Kind::OneWay],
     size: Some(128),
-    one_way: 1.5e6,
+    helper: None,
     stay: |work| super::block_on(work, publish),
     come: |work, endpoint| super::block_on_with(work, endpoint, subscribe),
 };
@@ -29,7 +27,7 @@ pub const CALL: System = System {
     name: "ripstop call",
     kinds: &[Kind::Ask, Kind::Many],
     size: Some(64),
-    one_way: 0.0,
+    helper: None,
     stay: |work| super::block_on(work, serve),
     come: |work, endpoint| super::block_on_with(work, endpoint, call),
 };
@@ -134,7 +132,7 @@ async fn serve(_: Work) -> Result<()> {
 }
 
 async fn call(work: Work, endpoint: String) -> Result<()> {
-    let here = Arc::new(node("here", Some(("there", &endpoint))).await?);
+    let here = node("here", Some(("there", &endpoint))).await?;
     let order = Order::new(work.size);
     let mut clock = Clock::new(&work);
     if work.kind == Kind::Ask {
@@ -145,23 +143,9 @@ async fn call(work: Work, endpoint: String) -> Result<()> {
         }
         return clock.end(&work);
     }
-    let _: Order = here.call("there.echo", &order).await?;
-    let (answered, mut answers) = tokio::sync::mpsc::channel(1024);
-    for _ in 0..work.window() {
-        let (here, order, answered) = (here.clone(), order.clone(), answered.clone());
-        tokio::spawn(async move {
-            for _ in 0..work.count / work.window() {
-                let reply = here.call::<_, Order>("there.echo", &order).await;
-                if answered.send(reply.map(drop)).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    drop(answered);
-    while let Some(answer) = answers.recv().await {
-        answer?;
-        clock.answered();
-    }
-    clock.end(&work)
+    super::many(work, || {
+        let (here, order) = (here.clone(), order.clone());
+        async move { Ok(here.call::<_, Order>("there.echo", &order).await.map(drop)?) }
+    })
+    .await
 }

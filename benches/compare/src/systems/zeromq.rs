@@ -8,7 +8,7 @@ use super::{PLAIN, System};
 use crate::Result;
 use crate::work::{Clock, Counter, Kind, Work, here};
 
-pub const SYSTEM: System = System { name: "zeromq", kinds: PLAIN, size: None, one_way: 2.5e6, stay, come };
+pub const SYSTEM: System = System { name: "zeromq", kinds: PLAIN, size: None, helper: None, stay, come };
 
 fn stay(work: &Work) -> Result<()> {
     let work = *work;
