@@ -190,5 +190,5 @@ async fn typed() -> Done {
 }
 
 const CALL: f64 = 19.1;
-const PUSH: f64 = 3.1;
-const PUBLISH: f64 = 2.1;
+const PUSH: f64 = NOTHING;
+const PUBLISH: f64 = 1.0 + NOTHING;

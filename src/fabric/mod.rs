@@ -64,6 +64,6 @@ pub use node::Node;
 pub use peers::{PeerEvent, PeerInfo, PeerWatch};
 pub use work::{
     pull::{Delivery, Pull, PullBuilder},
-    push::Push,
+    push::{Push, Pushing},
     worker::{Work, Worker},
 };

@@ -40,7 +40,7 @@ use crate::{
         gate::Gate,
         listen::Listening,
         monitor::Reporter,
-        pipe::Pipe,
+        pipe::{Pipe, Turn},
         subscriptions::Caps,
     },
     sync::{lock, read, write},
@@ -118,6 +118,8 @@ pub(crate) struct Shared {
     pub(crate) retired: Mutex<Vec<Weak<Pipe>>>,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) reconcile: Notify,
+    /// A push or a publish has filled a batch.
+    pub(crate) turn: Turn,
     /// Inboxes of subscriptions, to end them when the node drains.
     pub(crate) inboxes: Mutex<Vec<Weak<Inbox>>>,
     pub(crate) ids: AtomicU64,

@@ -201,8 +201,8 @@ macro_rules! send_in_turn {
                 &self,
                 frames: impl crate::message::Frames,
             ) -> Result<(), crate::socket::SendError> {
-                if self.shared().is_batched() {
-                    self.shared().turn().await;
+                if self.shared().turn.is_due() {
+                    self.shared().turn.take().await;
                 }
                 match self.try_send(&frames) {
                     Err(crate::socket::SendError::Full) => {

@@ -3,7 +3,7 @@
 //! One short lock per message: puts append encoded bytes, the connection's task swaps whole chunks out.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
@@ -35,6 +35,30 @@ impl Put {
     #[inline]
     pub(crate) fn is_queued(self) -> bool {
         matches!(self, Self::Queued | Self::Batched)
+    }
+}
+
+/// Whether it is time to let the connections' tasks write what was just filled, while it is in the cache.
+#[derive(Default)]
+pub(crate) struct Turn(AtomicBool);
+
+impl Turn {
+    #[inline]
+    pub(crate) fn note(&self, put: Put) {
+        if put == Put::Batched {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Before a put, so that a send that is cancelled here has queued nothing.
+    pub(crate) async fn take(&self) {
+        self.0.store(false, Ordering::Relaxed);
+        tokio::task::yield_now().await;
     }
 }
 

@@ -71,6 +71,9 @@ macro_rules! publish {
             pub async fn send(&self, frames: impl Frames) -> Result<(), SendError> {
                 let shared = self.shared();
                 shared.check(&frames)?;
+                if shared.turn.is_due() {
+                    shared.turn.take().await;
+                }
                 shared.until_sent(|| publish(shared, &frames)).await
             }
 
@@ -109,7 +112,11 @@ fn publish<F: Frames>(shared: &Shared, frames: &F) -> Result<(), SendError> {
         |pipe, size| when_full != WhenFull::Block || pipe.has_room_for(size),
         |pipe, message| match when_full {
             WhenFull::DropOldest => dropped += pipe.put_encoded_dropping_oldest(message).unwrap_or(0),
-            _ => dropped += usize::from(pipe.put_encoded(message) == Put::Full),
+            _ => {
+                let put = pipe.put_encoded(message);
+                shared.turn.note(put);
+                dropped += usize::from(put == Put::Full);
+            }
         },
     )?;
     if dropped > 0 {

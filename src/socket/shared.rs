@@ -23,7 +23,7 @@ use crate::socket::listen::{Listening, listen};
 use crate::socket::mechanism::ConnectOptions;
 use crate::socket::monitor::{Event, Monitor, Reporter};
 use crate::socket::options::Options;
-use crate::socket::pipe::{Pipe, Put};
+use crate::socket::pipe::{Pipe, Turn};
 use crate::socket::policy::{self, Incoming, Outgoing, Policy};
 use crate::socket::rep::Asking;
 use crate::socket::subscriptions::{Change, Subscribers, Trie};
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     first: OnceLock<Arc<Pipe>>,
     only_first: AtomicBool,
     /// A batch has been filled since a sender last let the connections have their turn.
-    batched: AtomicBool,
+    pub(super) turn: Turn,
     /// Something about the routes or their room has changed for the better.
     pub(super) writable: Notify,
     ends: Mutex<Ends>,
@@ -106,7 +106,7 @@ impl Shared {
             routes: Mutex::default(),
             first: OnceLock::new(),
             only_first: AtomicBool::new(false),
-            batched: AtomicBool::new(false),
+            turn: Turn::default(),
             writable: Notify::new(),
             ends: Mutex::default(),
             closed: Flag::default(),
@@ -304,9 +304,7 @@ impl Shared {
         {
             let put = pipe.try_put(frames);
             if put.is_queued() {
-                if put == Put::Batched {
-                    self.batched.store(true, Ordering::Relaxed);
-                }
+                self.turn.note(put);
                 return Ok(pipe.id());
             }
         }
@@ -323,27 +321,12 @@ impl Shared {
             if let Some(pipe) = routes.pipes.get(index) {
                 let put = pipe.try_put(frames);
                 if put.is_queued() {
-                    if put == Put::Batched {
-                        self.batched.store(true, Ordering::Relaxed);
-                    }
+                    self.turn.note(put);
                     return Ok(pipe.id());
                 }
             }
         }
         Err(SendError::Full)
-    }
-
-    /// Lets the connections' tasks write what was just filled while it is in the cache. Before a put, so that a send that
-    /// is cancelled here has queued nothing.
-    pub(super) async fn turn(&self) {
-        self.batched.store(false, Ordering::Relaxed);
-        tokio::task::yield_now().await;
-    }
-
-    /// Whether it is time for a [`turn`](Self::turn).
-    #[inline]
-    pub(super) fn is_batched(&self) -> bool {
-        self.batched.load(Ordering::Relaxed)
     }
 
     /// Tries until it works, is refused, or fails other than by [`SendError::Full`].

@@ -258,7 +258,7 @@ async fn publishers_that_dial_in_feed_the_subscriptions() {
     while !soon(xpub.recv()).await.unwrap().frame(0).unwrap().starts_with(b"\x01orders.") {}
     xpub.send([&b"orders.cancelled"[..], &body(&4u64)]).await.unwrap();
     let event = soon(events.recv()).await.unwrap().unwrap();
-    assert_eq!((event.subject.as_str(), event.body), ("orders.cancelled", 4));
+    assert_eq!((&*event.subject, event.body), ("orders.cancelled", 4));
 }
 
 #[tokio::test]

@@ -393,6 +393,10 @@ impl<T: Serialize> Publisher<T> {
             SlowPolicy::Block => Some(self.topic.turn.lock().await),
             SlowPolicy::DropOldest | SlowPolicy::Disconnect => None,
         };
+        let turn = &self.node.shared().turn;
+        if turn.is_due() {
+            turn.take().await;
+        }
         let (fate, waiting) = self.put(event)?;
         if let Some(Waiting { pipes, header, body }) = waiting {
             for pipe in pipes {
@@ -457,6 +461,7 @@ impl<T: Serialize> Publisher<T> {
                 }
                 SlowPolicy::Block | SlowPolicy::Disconnect => match (pipe.try_put(&event), self.when_full) {
                     (Put::Full, SlowPolicy::Block) => waiting.push(pipe.clone()),
+                    (put @ Put::Batched, _) => shared.turn.note(put),
                     (Put::Full, _) => {
                         tracing::warn!(%subject, peer = pipe.origin().remote(), "disconnecting a slow subscriber");
                         metrics::counter!("ripstop_slow_subscribers_disconnected_total").increment(1);

@@ -18,7 +18,7 @@ use crate::{
     fabric::{
         Node,
         error::{ReceiveError, SubscribeError},
-        inbox::{Inbox, Item},
+        inbox::{Fill, Inbox},
         shared::Shared,
         wire::{self, property},
     },
@@ -174,6 +174,7 @@ impl Subscriptions {
             };
             let twice = heir.is_some() || feed.successor;
             let heard = heard.entry(feed.heard).or_default();
+            let mut run = Run::default();
             for message in &received.messages {
                 let Ok(incoming) = wire::parse(message) else {
                     metrics::counter!("ripstop_messages_malformed_total", "lane" => "events").increment(1);
@@ -208,7 +209,7 @@ impl Subscriptions {
                     (Some(now), Some(last)) => now.saturating_sub(last).saturating_sub(1),
                     _ => 0,
                 };
-                match offer(&entries, incoming.subject, message, pipe, missed) {
+                match run.offer(&entries, incoming.subject, message, pipe, missed) {
                     Offered::Taken => {}
                     Offered::Full => {
                         flow = Flow::Pause;
@@ -232,6 +233,7 @@ impl Subscriptions {
                 }
                 done += 1;
             }
+            drop(run);
             // It may go on where this one is now.
             if let Some(heir) = heir {
                 heir.resume();
@@ -249,18 +251,42 @@ enum Offered {
     Unwanted,
 }
 
-fn offer(entries: &[Arc<Entry>], subject: &str, message: &Message, pipe: &Arc<Pipe>, missed: u64) -> Offered {
-    let matching = || entries.iter().filter(|entry| entry.pattern.matches(subject));
-    // All or none: otherwise the ones with room would see the event twice after the pause.
-    if matching().any(|entry| !entry.inbox.has_room(pipe)) {
-        return Offered::Full;
+/// The subscriptions that the last event went to: mostly the next one's, too.
+#[derive(Default)]
+struct Run<'a> {
+    subject: Option<&'a str>,
+    first: Option<Fill<'a>>,
+    others: Vec<Fill<'a>>,
+}
+
+impl<'a> Run<'a> {
+    fn offer(
+        &mut self,
+        entries: &'a [Arc<Entry>],
+        subject: &'a str,
+        message: &Message,
+        pipe: &'a Arc<Pipe>,
+        missed: u64,
+    ) -> Offered {
+        if self.subject != Some(subject) {
+            // The ones before are let go first.
+            *self = Self::default();
+            let mut matching = entries.iter().filter(|entry| entry.pattern.matches(subject));
+            self.first = matching.next().map(|entry| entry.inbox.fill(pipe));
+            self.others = matching.map(|entry| entry.inbox.fill(pipe)).collect();
+            self.subject = Some(subject);
+        }
+        let Some(first) = &mut self.first else { return Offered::Unwanted };
+        // All or none: otherwise the ones with room would see the event twice after the pause.
+        if !first.has_room() || !self.others.iter_mut().all(Fill::has_room) {
+            return Offered::Full;
+        }
+        for fill in &mut self.others {
+            fill.put(message.clone(), missed);
+        }
+        first.put(message.clone(), missed);
+        Offered::Taken
     }
-    let mut offered = Offered::Unwanted;
-    for entry in matching() {
-        entry.inbox.put(Item { message: message.clone(), pipe: pipe.clone(), missed });
-        offered = Offered::Taken;
-    }
-    offered
 }
 
 fn tell<'a>(pipe: &Pipe, subscribe: bool, prefixes: impl IntoIterator<Item = &'a str>) {
@@ -321,7 +347,7 @@ pub struct Event<T> {
     /// What was published.
     pub body: T,
     /// Where: the topic's whole subject.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// How many events of this subject and publisher were lost right before this one, because a queue to this
     /// subscriber was full. 0 for foreign publishers, who do not number their events.
     pub missed: u64,
@@ -357,7 +383,7 @@ impl<T: 'static> IntoFuture for Subscribe<T> {
             shared.subscriptions.add(Arc::new(Entry { id, pattern, inbox: inbox.clone() }));
             shared.note_inbox(&inbox);
             shared.reconcile();
-            Ok(Subscription { node: self.node, id, inbox, body: PhantomData })
+            Ok(Subscription { node: self.node, id, inbox, last: Mutex::new("".into()), body: PhantomData })
         })
     }
 }
@@ -370,6 +396,8 @@ pub struct Subscription<T> {
     node: Node,
     id: u64,
     inbox: Arc<Inbox>,
+    /// The subject of the last event.
+    last: Mutex<Arc<str>>,
     body: PhantomData<fn() -> T>,
 }
 
@@ -390,25 +418,34 @@ impl<T: DeserializeOwned> Subscription<T> {
     }
 
     fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Event<T>, ReceiveError>>> {
-        self.inbox.poll_take(cx).map(|item| item.map(|item| event(&item, self.node.shared().options.body)))
+        let taken = self.inbox.poll_take(cx, |_| {});
+        taken.map(|taken| taken.map(|(message, missed)| self.event(&message, missed)))
     }
-}
 
-fn event<T: DeserializeOwned>(item: &Item, limits: envelope::Limits) -> Result<Event<T>, ReceiveError> {
-    // It was parsed when it came in.
-    let parsed = wire::parse(&item.message);
-    let (subject, body) = match &parsed {
-        Ok(incoming) => (incoming.subject.to_owned(), incoming.body),
-        Err(_) => (String::new(), &[][..]),
-    };
-    let kind = parsed.as_ref().ok().and_then(|incoming| Some(incoming.header.as_ref()?.kind));
-    if kind == Some(Kind::Error) {
-        let said = envelope::decode_body::<ErrorBody>(body).map(|error| error.message);
-        return Err(ReceiveError::Forbidden { subject, reason: said.unwrap_or_default() });
+    fn event(&self, message: &Message, missed: u64) -> Result<Event<T>, ReceiveError> {
+        // It was parsed when it came in.
+        let parsed = wire::parse(message);
+        let (subject, body) =
+            parsed.as_ref().map_or(("", &[][..]), |incoming| (incoming.subject, incoming.body));
+        let kind = parsed.as_ref().ok().and_then(|incoming| Some(incoming.header.as_ref()?.kind));
+        if kind == Some(Kind::Error) {
+            let said = envelope::decode_body::<ErrorBody>(body).map(|error| error.message);
+            let (subject, reason) = (subject.to_owned(), said.unwrap_or_default());
+            return Err(ReceiveError::Forbidden { subject, reason });
+        }
+        match wire::decoded(body, self.node.shared().options.body, "events") {
+            Ok(body) => Ok(Event { body, subject: self.subject(subject), missed }),
+            Err(reason) => Err(ReceiveError::Decode { subject: subject.to_owned(), reason }),
+        }
     }
-    match wire::decoded(body, limits, "events") {
-        Ok(body) => Ok(Event { body, subject, missed: item.missed }),
-        Err(reason) => Err(ReceiveError::Decode { subject, reason }),
+
+    /// Mostly that of the event before.
+    fn subject(&self, subject: &str) -> Arc<str> {
+        let mut last = lock(&self.last);
+        if **last != *subject {
+            *last = subject.into();
+        }
+        last.clone()
     }
 }
 

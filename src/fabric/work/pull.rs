@@ -12,12 +12,13 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use crate::{
+    Message,
     envelope::{CreditBody, Header, Kind, check_subject},
     fabric::{
         Node,
         context::PeerName,
         error::{ReceiveError, SubscribeError},
-        inbox::{Inbox, Item},
+        inbox::{Fill, Inbox},
         shared::Shared,
         wire::{self, Envelope},
     },
@@ -140,15 +141,15 @@ impl Pulls {
         }
     }
 
-    /// The application took an item of this connection: grants again when half the window is used up.
-    fn taken(&self, shared: &Shared, queue: &str, pipe: &Arc<Pipe>) {
+    /// The application took so many items of this connection: grants again when half the window is used up.
+    fn taken(&self, shared: &Shared, queue: &str, pipe: &Arc<Pipe>, items: u32) {
         let mut state = lock(&self.state);
         if state.draining || !state.pushers.contains_key(&pipe.id()) {
             return;
         }
         let Some(entry) = state.queues.get_mut(queue) else { return };
         let spent = entry.spent.entry(pipe.id()).or_default();
-        *spent += 1;
+        *spent += i64::from(items);
         if *spent >= i64::from(entry.window / 2).max(1) {
             let credit = std::mem::take(spent);
             entry.grant(shared, pipe, queue, u32::try_from(credit).unwrap_or(u32::MAX));
@@ -213,7 +214,8 @@ impl Pulls {
         {
             let mut state = lock(&self.state);
             let mut nobody = 0;
-            let mut allowed = None;
+            // Of many for one queue only the first is looked up.
+            let mut run: Option<(&str, Option<Fill<'_>>)> = None;
             for message in &received.messages {
                 let parts = match wire::parse(message) {
                     Ok(parts) => parts,
@@ -235,27 +237,32 @@ impl Pulls {
                         continue;
                     }
                 }
-                // Of many for one queue only the first is looked up.
-                if allowed != Some(parts.subject) {
+                if run.as_ref().is_none_or(|(queue, _)| *queue != parts.subject) {
+                    // The one before is let go first.
+                    run = None;
                     if shared.guard.may(pipe, Action::Push, parts.subject).is_err() {
                         metrics::counter!("ripstop_work_dropped_total", "reason" => "forbidden").increment(1);
                         done += 1;
                         continue;
                     }
-                    allowed = Some(parts.subject);
+                    run = Some((
+                        parts.subject,
+                        state.queues.get(parts.subject).map(|entry| entry.inbox.fill(pipe)),
+                    ));
                 }
-                match state.queues.get(parts.subject) {
-                    Some(entry) if entry.inbox.has_room(pipe) => {
-                        entry.inbox.put(Item { message: message.clone(), pipe: pipe.clone(), missed: 0 });
-                    }
-                    Some(_) => {
-                        flow = Flow::Pause;
-                        break;
-                    }
+                match run.as_mut().and_then(|(_, fill)| fill.as_mut()) {
                     None => nobody += 1,
+                    Some(fill) => {
+                        if !fill.has_room() {
+                            flow = Flow::Pause;
+                            break;
+                        }
+                        fill.put(message.clone(), 0);
+                    }
                 }
                 done += 1;
             }
+            drop(run);
             if nobody > 0 {
                 let before = state.unclaimed;
                 state.unclaimed += nobody;
@@ -320,9 +327,9 @@ pub struct Delivery<T> {
     /// What was pushed.
     pub body: T,
     /// The queue.
-    pub queue: String,
+    pub queue: Arc<str>,
     /// The pushing service, as it named itself; `None` for a foreign PUSH socket.
-    pub from: Option<String>,
+    pub from: Option<Arc<str>>,
 }
 
 /// A pull being prepared by [`Node::pull`]. Await it to begin.
@@ -370,7 +377,7 @@ impl<T: 'static> IntoFuture for PullBuilder<T> {
             let inbox = shared.pulls.open(&self.queue, self.prefetch, shared);
             let pull = Pull {
                 node: self.node.clone(),
-                queue: self.queue,
+                queue: self.queue.into(),
                 prefetch: self.prefetch,
                 inbox,
                 owed: Mutex::default(),
@@ -386,13 +393,21 @@ impl<T: 'static> IntoFuture for PullBuilder<T> {
 /// last item was taken. Dropping the last pull of a queue ends it here; items not yet taken are dropped and counted.
 pub struct Pull<T> {
     node: Node,
-    queue: String,
+    queue: Arc<str>,
     prefetch: u32,
     inbox: Arc<Inbox>,
-    /// Who sent the item that was taken last. It gets credit for the next one only when that is asked for, so that who
-    /// takes a certain number of items and leaves has been sent no more.
-    owed: Mutex<Option<Arc<Pipe>>>,
+    owed: Mutex<Owed>,
     body: PhantomData<fn() -> T>,
+}
+
+/// Items that were taken of one connection and not granted again. Who sent an item gets credit for the next one only when
+/// that is asked for, so that who takes a certain number of items and leaves has been sent no more.
+#[derive(Default)]
+struct Owed {
+    pipe: Option<Arc<Pipe>>,
+    /// Who that is.
+    from: Option<Arc<str>>,
+    items: u32,
 }
 
 impl<T: DeserializeOwned> Pull<T> {
@@ -411,22 +426,38 @@ impl<T: DeserializeOwned> Pull<T> {
     }
 
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<T>, ReceiveError>>> {
-        let owed = lock(&self.owed).take();
-        if let Some(pipe) = owed {
-            self.node.shared().pulls.taken(self.node.shared(), &self.queue, &pipe);
-        }
-        self.inbox.poll_take(cx).map(|item| item.map(|item| self.delivery(&item)))
+        let (message, from) = {
+            let mut owed = lock(&self.owed);
+            let owed = &mut *owed;
+            // Not at every item: the window is as wide as several of these.
+            if owed.items >= (self.prefetch / 8).max(1) {
+                self.settle(owed);
+            }
+            let taken = self.inbox.poll_take(cx, |pipe| {
+                if !owed.pipe.as_ref().is_some_and(|owed| Arc::ptr_eq(owed, pipe)) {
+                    self.settle(owed);
+                    *owed = Owed { pipe: Some(pipe.clone()), from: PeerName::service_of(pipe), items: 0 };
+                }
+            });
+            let message = match taken {
+                Poll::Ready(Some((message, _))) => message,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    self.settle(owed);
+                    return Poll::Pending;
+                }
+            };
+            owed.items += 1;
+            (message, owed.from.clone())
+        };
+        Poll::Ready(Some(self.delivery(&message, from)))
     }
 
-    fn delivery(&self, item: &Item) -> Result<Delivery<T>, ReceiveError> {
-        *lock(&self.owed) = Some(item.pipe.clone());
-        let body = wire::parse(&item.message).map(|parts| parts.body).unwrap_or_default();
+    fn delivery(&self, message: &Message, from: Option<Arc<str>>) -> Result<Delivery<T>, ReceiveError> {
+        let body = wire::parse(message).map(|parts| parts.body).unwrap_or_default();
         match wire::decoded(body, self.node.shared().options.body, "work") {
-            Ok(body) => {
-                let from = PeerName::service_of(&item.pipe);
-                Ok(Delivery { body, queue: self.queue.clone(), from })
-            }
-            Err(reason) => Err(ReceiveError::Decode { subject: self.queue.clone(), reason }),
+            Ok(body) => Ok(Delivery { body, queue: self.queue.clone(), from }),
+            Err(reason) => Err(ReceiveError::Decode { subject: self.queue.to_string(), reason }),
         }
     }
 
@@ -443,10 +474,23 @@ impl<T: DeserializeOwned> futures_core::Stream for Pull<T> {
     }
 }
 
+impl<T> Pull<T> {
+    /// Credit for what was taken.
+    fn settle(&self, owed: &mut Owed) {
+        let items = std::mem::take(&mut owed.items);
+        if let (Some(pipe), 1..) = (&owed.pipe, items) {
+            let shared = self.node.shared();
+            shared.pulls.taken(shared, &self.queue, pipe, items);
+        }
+    }
+}
+
 impl<T> Drop for Pull<T> {
     fn drop(&mut self) {
         let shared = self.node.shared();
         shared.pulls.close(&self.queue, self.prefetch);
+        // If others pull the queue, they need the credit.
+        self.settle(&mut lock(&self.owed));
         shared.roots_changed_later();
     }
 }

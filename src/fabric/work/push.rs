@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -26,7 +27,11 @@ use crate::{
     },
     message::Frame,
     security::Action,
-    socket::{Limit, core::Flow, pipe::Pipe},
+    socket::{
+        Limit,
+        core::Flow,
+        pipe::{Pipe, Put},
+    },
     sync::lock,
     zmtp::Received,
 };
@@ -208,7 +213,7 @@ impl Outlets {
 
 /// Whether an item found a puller.
 enum Offered {
-    Taken,
+    Taken(Put),
     /// Pullers there are, but none with credit and room.
     Full,
     Nobody,
@@ -237,10 +242,14 @@ impl Queue {
             pullers.next = (pullers.next + 1) % count;
             let next = pullers.next;
             let Some(outlet) = pullers.outlets.get_mut(next) else { break };
-            if outlet.credit > 0 && outlet.pipe.try_put(item).is_queued() {
+            if outlet.credit == 0 {
+                continue;
+            }
+            let put = outlet.pipe.try_put(item);
+            if put.is_queued() {
                 metrics::counter!("ripstop_work_pushed_total").increment(1);
                 outlet.credit -= 1;
-                return Offered::Taken;
+                return Offered::Taken(put);
             }
         }
         match pullers.forbidden.first() {
@@ -278,6 +287,13 @@ impl<'a, T: Serialize + Sync + ?Sized> Push<'a, T> {
     }
 }
 
+impl<T: ?Sized> Push<'_, T> {
+    async fn wait(&self, queue: &Queue, body: &Bytes) -> Result<Fate, PushError> {
+        let shared = self.node.shared();
+        wait(shared, self.queue, queue, body, self.timeout.unwrap_or(shared.options.call_timeout)).await
+    }
+}
+
 /// What the first try left.
 enum First {
     Done(Result<Fate, PushError>),
@@ -286,19 +302,49 @@ enum First {
 
 impl<'a, T: Serialize + Sync + ?Sized> IntoFuture for Push<'a, T> {
     type Output = Result<Fate, PushError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+    type IntoFuture = Pushing<'a, T>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let Self { node, queue: name, item, timeout } = self;
-            let shared = node.shared();
-            match first(shared, name, item) {
-                First::Done(result) => result,
-                First::Wait { queue, body } => {
-                    wait(shared, name, &queue, &body, timeout.unwrap_or(shared.options.call_timeout)).await
+        Pushing { first: Some(self), slow: None }
+    }
+}
+
+type Slow<'a> = Pin<Box<dyn Future<Output = Result<Fate, PushError>> + Send + 'a>>;
+
+/// An item that is being pushed: a [`Push`] that is awaited. Cancel safe: a cancelled one has queued nothing.
+#[must_use = "nothing is pushed until this is awaited"]
+pub struct Pushing<'a, T: ?Sized> {
+    first: Option<Push<'a, T>>,
+    /// A future of its own only for who has to wait: mostly a puller with credit is there.
+    slow: Option<Slow<'a>>,
+}
+
+impl<'a, T: Serialize + Sync + ?Sized> Future for Pushing<'a, T> {
+    type Output = Result<Fate, PushError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(push) = self.first.take() {
+            if push.node.shared().turn.is_due() {
+                self.slow = Some(Box::pin(async move {
+                    push.node.shared().turn.take().await;
+                    match first(push.node.shared(), push.queue, push.item) {
+                        First::Done(result) => result,
+                        First::Wait { queue, body } => push.wait(&queue, &body).await,
+                    }
+                }));
+            } else {
+                match first(push.node.shared(), push.queue, push.item) {
+                    First::Done(result) => return Poll::Ready(result),
+                    First::Wait { queue, body } => {
+                        self.slow = Some(Box::pin(async move { push.wait(&queue, &body).await }));
+                    }
                 }
             }
-        })
+        }
+        match &mut self.slow {
+            Some(slow) => slow.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -324,7 +370,10 @@ fn first<T: Serialize + ?Sized>(shared: &Arc<Shared>, name: &str, item: &T) -> F
             return First::Done(Err(PushError::TooLarge { queue: name.into(), size, limit }));
         }
         match queue.offer(&outgoing(name, body)) {
-            Offered::Taken => First::Done(Ok(Fate::Queued)),
+            Offered::Taken(put) => {
+                shared.turn.note(put);
+                First::Done(Ok(Fate::Queued))
+            }
             _ => First::Wait { queue: queue.clone(), body: body.to_bytes() },
         }
     };
@@ -356,7 +405,7 @@ async fn wait(
         changed.as_mut().enable();
         let offered = queue.offer(&item);
         match &offered {
-            Offered::Taken => return Ok(Fate::Queued),
+            Offered::Taken(_) => return Ok(Fate::Queued),
             // Unless one that may is still being dialled.
             Offered::Forbidden(reason) if shared.all_up(name, Lane::Work) => {
                 return Err(PushError::Forbidden { queue: name.to_owned(), reason: reason.clone() });
@@ -373,7 +422,7 @@ async fn wait(
                         PushError::NoPuller { queue, after, nearest }
                     }
                     Offered::Forbidden(reason) => PushError::Forbidden { queue, reason },
-                    Offered::Full | Offered::Taken => PushError::Full { queue, after },
+                    Offered::Full | Offered::Taken(_) => PushError::Full { queue, after },
                 });
             },
             () = closed => return Err(PushError::Draining),

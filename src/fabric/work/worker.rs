@@ -116,11 +116,11 @@ where
             }
         };
         let working = shared.methods.busy.begin();
-        let peer = PeerName { service: delivery.from.as_deref().map(Arc::from), ..PeerName::default() };
-        let context = Context::new(shared, delivery.queue.as_str().into(), None, peer);
+        let peer = PeerName { service: delivery.from.clone(), ..PeerName::default() };
+        let context = Context::new(shared, delivery.queue.clone(), None, peer);
         let handler = handler.clone();
         let span = tracing::debug_span!(
-            "work", node = %shared.id, service = %shared.service, subject = %delivery.queue, peer = delivery.from,
+            "work", node = %shared.id, service = %shared.service, subject = %delivery.queue, peer = delivery.from.as_deref(),
         );
         let task = async move {
             let _held = (working, place);
