@@ -101,7 +101,9 @@ async fn print_items(
             Some(Err(error)) => remark(format!("warning: {error}")),
             Some(Ok(item)) => {
                 if out.json {
-                    out.value(&json!({"queue": &*item.queue, "from": item.from.as_deref(), "body": item.body}))?;
+                    out.value(
+                        &json!({"queue": &*item.queue, "from": item.from.as_deref(), "body": item.body}),
+                    )?;
                 } else {
                     out.value(&item.body)?;
                 }
