@@ -191,4 +191,4 @@ async fn typed() -> Done {
 
 const CALL: f64 = 19.1;
 const PUSH: f64 = NOTHING;
-const PUBLISH: f64 = 1.0 + NOTHING;
+const PUBLISH: f64 = NOTHING;

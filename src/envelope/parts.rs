@@ -65,14 +65,17 @@ impl<'a> Parts<'a> {
     /// assert!(error.to_string().starts_with("message: 1 frames"));
     /// ```
     pub fn read(message: &'a Message, skip: usize) -> Result<Self, DecodeError> {
-        let count = message.len().saturating_sub(skip);
-        let frame = |index| message.frame(skip + index).unwrap_or_default();
-        let (header, body) = match count {
-            2 => (None, frame(1)),
-            3 => (Some(Header::decode(frame(1))?), frame(2)),
-            _ => return Err(DecodeError::new("message", None, DecodeReason::Frames(count))),
+        // One walk over the frames: finding one by its number begins at the first.
+        let mut frames = message.frames().skip(skip);
+        let (subject, header, body) = match (frames.next(), frames.next(), frames.next(), frames.next()) {
+            (Some(subject), Some(body), None, None) => (subject, None, body),
+            (Some(subject), Some(header), Some(body), None) => (subject, Some(Header::decode(header)?), body),
+            _ => {
+                let count = message.len().saturating_sub(skip);
+                return Err(DecodeError::new("message", None, DecodeReason::Frames(count)));
+            }
         };
-        let subject = std::str::from_utf8(frame(0))
+        let subject = std::str::from_utf8(subject)
             .map_err(|error| DecodeError::new("subject", error.valid_up_to(), DecodeReason::NotUtf8))?;
         if let Some(problem) = subject::problem(subject) {
             return Err(DecodeError::new("subject", None, DecodeReason::Subject(problem)));

@@ -1,20 +1,20 @@
 //! A bounded queue between connections and the handle that reads it: a subscription or a pull.
 //!
 //! ```text
-//!   connection's task ── fill ──▶ tail: batches ══ swapped when the head is empty ══▶ head: batches ── take ──▶ reader
+//!   connection ── fill ──▶ lane ─┐
+//!   connection ── fill ──▶ lane ─┼─ in turn, some messages at once ──▶ head ── take ──▶ reader
+//!   connection ── fill ──▶ lane ─┘
 //! ```
 //!
-//! One end each, so that the connection and the reader do not wait for each other at every message; what is counted
-//! between them is counted once for a batch. When it is full the connections that feed it stop reading, so that
-//! back-pressure reaches the sender, whose policy decides; nothing is dropped here.
+//! Each peer with something here has a lane, and the reader takes from them in turn, so that one that floods does
+//! not starve the others. Both ends do their counting once for many messages, and wait for each other as rarely. A
+//! connection whose lane has its share stops reading, so that back-pressure reaches the sender, whose policy decides;
+//! nothing is dropped here.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     mem,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
@@ -24,11 +24,11 @@ use crate::{
     sync::lock,
 };
 
-/// A reader tells what it has taken after so many messages, if its batch has as many.
-const TELL: usize = 64;
-/// Emptied batches that are kept, and how large.
+/// Messages of one lane that the reader takes at once, while others wait, and while none do.
+const TURN: usize = 64;
+const ALONE: usize = 1024;
+/// Emptied lanes that are kept.
 const SPARES: usize = 8;
-const SPARE: usize = 1024;
 
 pub(crate) struct Inbox {
     messages: usize,
@@ -36,42 +36,84 @@ pub(crate) struct Inbox {
     head: Mutex<Head>,
     /// Locked after `head`, if both are.
     tail: Mutex<Tail>,
-    /// In both, as far as it was told.
-    waiting: AtomicUsize,
-    waiting_bytes: AtomicUsize,
-    /// Somebody wants to hear when there is room.
-    pausing: AtomicBool,
 }
 
-/// What one connection brought.
-struct Batch {
-    pipe: Arc<Pipe>,
-    items: VecDeque<Item>,
+/// One received message.
+pub(crate) struct Item {
+    pub(crate) message: Message,
+    pub(crate) note: Note,
 }
 
-struct Item {
-    message: Message,
+/// What was found out about a message when it came in.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Note {
     /// Events lost before this one, by the publisher's numbers.
-    missed: u64,
+    pub(crate) missed: u64,
+    /// It is no event, but says why there is none.
+    pub(crate) refusal: bool,
 }
 
+/// What the reader is taking.
 #[derive(Default)]
 struct Head {
-    batches: VecDeque<Batch>,
-    /// Taken of the first batch and not told yet.
-    taken: usize,
-    taken_bytes: usize,
-    spare: Vec<VecDeque<Item>>,
+    items: VecDeque<Item>,
+    pipe: Option<Arc<Pipe>>,
+    /// Of all that were there, for the connection's account.
+    bytes: usize,
 }
 
 #[derive(Default)]
 struct Tail {
-    batches: VecDeque<Batch>,
+    /// By who sends; never empty.
+    lanes: HashMap<u64, Lane>,
+    /// Whose turn it is.
+    ring: VecDeque<u64>,
+    messages: usize,
+    bytes: usize,
     spare: Vec<VecDeque<Item>>,
-    /// Connections that were paused because of this queue.
-    paused: Vec<Arc<Pipe>>,
     readers: Vec<Waker>,
     closed: bool,
+}
+
+/// What came of one peer, in order.
+#[derive(Default)]
+struct Lane {
+    first: Option<Part>,
+    /// Of connections that took over from the first, while something of that is still there.
+    more: VecDeque<Part>,
+    messages: usize,
+    bytes: usize,
+    /// Connections that want to hear when there is room.
+    paused: Vec<Arc<Pipe>>,
+}
+
+/// What came over one connection.
+struct Part {
+    pipe: Arc<Pipe>,
+    items: VecDeque<Item>,
+    bytes: usize,
+}
+
+impl Lane {
+    /// Where what `pipe` brings belongs.
+    fn part(&mut self, pipe: &Arc<Pipe>, spare: &mut Vec<VecDeque<Item>>) -> &mut Part {
+        let last = self.more.back().or(self.first.as_ref());
+        if !last.is_some_and(|last| Arc::ptr_eq(&last.pipe, pipe)) {
+            let part = Part { pipe: pipe.clone(), items: spare.pop().unwrap_or_default(), bytes: 0 };
+            match self.first {
+                None => return self.first.insert(part),
+                Some(_) => self.more.push_back(part),
+            }
+        }
+        match self.more.back_mut() {
+            Some(last) => last,
+            None => self.first.get_or_insert_with(|| Part {
+                pipe: pipe.clone(),
+                items: VecDeque::new(),
+                bytes: 0,
+            }),
+        }
+    }
 }
 
 fn counts(message: &Message) -> usize {
@@ -86,174 +128,179 @@ impl Inbox {
             bytes: bytes.max(1),
             head: Mutex::default(),
             tail: Mutex::default(),
-            waiting: AtomicUsize::new(0),
-            waiting_bytes: AtomicUsize::new(0),
-            pausing: AtomicBool::new(false),
         }
     }
 
-    /// Puts what `pipe` brings, until it is dropped.
-    pub(crate) fn fill<'a>(&'a self, pipe: &'a Arc<Pipe>) -> Fill<'a> {
-        Fill { inbox: self, pipe, tail: lock(&self.tail), thin: pipe.is_thin(), put: 0, put_bytes: 0 }
+    /// Puts what `pipe` brings into the lane of its peer, until it is dropped. Connections that take over from each other
+    /// share one, so that what they bring stays in order; else it is the connection's own.
+    pub(crate) fn fill<'a>(&'a self, pipe: &'a Arc<Pipe>, peer: u64) -> Fill<'a> {
+        let mut tail = lock(&self.tail);
+        let known = tail.lanes.remove(&peer);
+        let lanes = tail.ring.len() + usize::from(known.is_none());
+        let share = (self.messages / lanes, self.bytes / lanes);
+        let lane = known.unwrap_or_default();
+        let before = (lane.messages, lane.bytes);
+        Fill { inbox: self, tail, pipe, peer, lane, before, share, thin: pipe.is_thin() }
     }
 
-    fn has_room(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) < self.messages
-            && self.waiting_bytes.load(Ordering::SeqCst) < self.bytes
-    }
-
-    fn is_half_empty(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) <= self.messages / 2
-            && self.waiting_bytes.load(Ordering::SeqCst) <= self.bytes / 2
-    }
-
-    /// The next message and what was missed before it, after `from` was shown whose it is; `None` when the queue is
-    /// closed and empty.
+    /// The next message, after `from` was shown whose it is; `None` when the queue is closed and empty.
     pub(crate) fn poll_take(
         &self,
         cx: &mut Context<'_>,
         from: impl FnOnce(&Arc<Pipe>),
-    ) -> Poll<Option<(Message, u64)>> {
+    ) -> Poll<Option<Item>> {
         let mut head = lock(&self.head);
-        if head.batches.is_empty() {
+        let mut resume = Vec::new();
+        if head.items.is_empty() {
             let mut tail = lock(&self.tail);
-            if tail.batches.is_empty() {
-                if tail.closed {
-                    return Poll::Ready(None);
+            match self.turn(&mut head, &mut tail) {
+                Some(paused) => resume = paused,
+                None if tail.closed => return Poll::Ready(None),
+                None => {
+                    if !tail.readers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                        tail.readers.push(cx.waker().clone());
+                    }
+                    return Poll::Pending;
                 }
-                if !tail.readers.iter().any(|waker| waker.will_wake(cx.waker())) {
-                    tail.readers.push(cx.waker().clone());
-                }
-                return Poll::Pending;
             }
-            mem::swap(&mut head.batches, &mut tail.batches);
-            tail.spare.append(&mut head.spare);
-            tail.spare.truncate(SPARES);
         }
-        let taken = self.take(&mut head, from);
+        if let Some(pipe) = &head.pipe {
+            from(pipe);
+        }
+        let item = head.items.pop_front();
+        if head.items.is_empty()
+            && let Some(pipe) = head.pipe.take()
+            && pipe.taken(mem::take(&mut head.bytes))
+        {
+            resume.push(pipe);
+        }
         drop(head);
-        let (item, stopped) = taken;
-        if let Some(pipe) = stopped {
-            pipe.resume();
-        }
-        if self.pausing.load(Ordering::SeqCst) && self.is_half_empty() {
-            self.resume();
-        }
-        Poll::Ready(item.map(|item| (item.message, item.missed)))
+        resume.iter().for_each(|pipe| pipe.resume());
+        Poll::Ready(item)
     }
 
-    /// Also gives the connection that waits to hear of it.
-    fn take(&self, head: &mut Head, from: impl FnOnce(&Arc<Pipe>)) -> (Option<Item>, Option<Arc<Pipe>>) {
-        let Some(batch) = head.batches.front_mut() else { return (None, None) };
-        from(&batch.pipe);
-        let item = batch.items.pop_front();
-        head.taken += 1;
-        head.taken_bytes += item.as_ref().map_or(0, |item| counts(&item.message));
-        let done = batch.items.is_empty();
-        let few = head.taken < TELL.min(self.messages / 16) && head.taken_bytes < self.bytes / 16;
-        if few && !done {
-            return (item, None);
+    /// Takes some messages of the next lane; `None`: nothing is there. Gives the connections that may go on.
+    fn turn(&self, head: &mut Head, tail: &mut Tail) -> Option<Vec<Arc<Pipe>>> {
+        let peer = tail.ring.pop_front()?;
+        let others = tail.ring.len();
+        let lane = tail.lanes.get_mut(&peer)?;
+        let part = lane.first.as_mut()?;
+        let most = self.most(if others == 0 { ALONE } else { TURN });
+        if part.items.len() <= most {
+            mem::swap(&mut head.items, &mut part.items);
+        } else {
+            head.items.extend(part.items.drain(..most));
         }
-        let (taken, bytes) = (mem::take(&mut head.taken), mem::take(&mut head.taken_bytes));
-        self.waiting.fetch_sub(taken, Ordering::SeqCst);
-        self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
-        let stopped = batch.pipe.taken(bytes).then(|| batch.pipe.clone());
-        if done && let Some(mut batch) = head.batches.pop_front() {
-            batch.items.shrink_to(SPARE);
-            if head.spare.len() < SPARES {
-                head.spare.push(batch.items);
-            }
-        }
-        (item, stopped)
-    }
-
-    fn resume(&self) {
-        let paused = {
-            let mut tail = lock(&self.tail);
-            self.pausing.store(false, Ordering::SeqCst);
-            mem::take(&mut tail.paused)
+        let bytes = match part.items.is_empty() {
+            true => part.bytes,
+            false => head.items.iter().map(|item| counts(&item.message)).sum(),
         };
-        paused.iter().for_each(|pipe| pipe.resume());
+        (head.bytes, head.pipe) = (bytes, Some(part.pipe.clone()));
+        part.bytes -= bytes;
+        if part.items.is_empty()
+            && let Some(part) = mem::replace(&mut lane.first, lane.more.pop_front())
+            && tail.spare.len() < SPARES
+        {
+            tail.spare.push(part.items);
+        }
+        let (taken, share) = (head.items.len(), (self.messages / (others + 1), self.bytes / (others + 1)));
+        lane.messages -= taken;
+        lane.bytes -= bytes;
+        tail.messages -= taken;
+        tail.bytes -= bytes;
+        let room = lane.messages <= share.0 / 2 && lane.bytes <= share.1 / 2;
+        let resume = if room { mem::take(&mut lane.paused) } else { Vec::new() };
+        match lane.first {
+            Some(_) => tail.ring.push_back(peer),
+            None => drop(tail.lanes.remove(&peer)),
+        }
+        Some(resume)
+    }
+
+    /// What is at the head is no longer counted, so it is a small part of what may wait.
+    fn most(&self, turn: usize) -> usize {
+        turn.min(self.messages / 16).max(1)
     }
 
     /// Takes no more; what is in it can still be read.
     pub(crate) fn close(&self) {
-        let readers = {
+        let (readers, paused) = {
             let mut tail = lock(&self.tail);
             tail.closed = true;
-            mem::take(&mut tail.readers)
+            let paused: Vec<_> =
+                tail.lanes.values_mut().flat_map(|lane| mem::take(&mut lane.paused)).collect();
+            (mem::take(&mut tail.readers), paused)
         };
         readers.into_iter().for_each(Waker::wake);
-        self.resume();
+        paused.iter().for_each(|pipe| pipe.resume());
     }
 
     /// Closes the queue and counts what nobody will read.
     pub(crate) fn abandon(&self) {
         self.close();
-        let mut head = lock(&self.head);
-        let mut batches = mem::take(&mut head.batches);
-        let told_later = mem::take(&mut head.taken_bytes);
-        head.taken = 0;
-        batches.append(&mut lock(&self.tail).batches);
-        drop(head);
-        let mut dropped = 0;
-        for (n, batch) in batches.iter().enumerate() {
-            dropped += batch.items.len() as u64;
-            let bytes: usize = batch.items.iter().map(|item| counts(&item.message)).sum();
-            if batch.pipe.taken(bytes + if n == 0 { told_later } else { 0 }) {
-                batch.pipe.resume();
+        let (head, tail) = {
+            let mut head = lock(&self.head);
+            let closed = Tail { closed: true, ..Tail::default() };
+            (mem::take(&mut *head), mem::replace(&mut *lock(&self.tail), closed))
+        };
+        let dropped = head.items.len() + tail.messages;
+        let waited = head.pipe.into_iter().map(|pipe| (pipe, head.bytes));
+        let parts = tail.lanes.into_values().flat_map(|lane| lane.first.into_iter().chain(lane.more));
+        for (pipe, bytes) in waited.chain(parts.map(|part| (part.pipe, part.bytes))) {
+            if pipe.taken(bytes) {
+                pipe.resume();
             }
         }
-        self.waiting.store(0, Ordering::SeqCst);
-        self.waiting_bytes.store(0, Ordering::SeqCst);
         if dropped > 0 {
-            metrics::counter!("ripstop_messages_dropped_total", "reason" => "reader_gone").increment(dropped);
+            metrics::counter!("ripstop_messages_dropped_total", "reason" => "reader_gone")
+                .increment(dropped as u64);
         }
     }
 
     /// How many messages wait.
     pub(crate) fn len(&self) -> usize {
         let head = lock(&self.head);
-        self.waiting.load(Ordering::SeqCst).saturating_sub(head.taken)
+        head.items.len() + lock(&self.tail).messages
     }
 }
 
-/// The end of a queue, in the hands of one connection for as long as it has something to put.
+/// The lane of one peer, for as long as one of its connections has something to put.
 pub(crate) struct Fill<'a> {
     inbox: &'a Inbox,
-    pipe: &'a Arc<Pipe>,
     tail: MutexGuard<'a, Tail>,
+    pipe: &'a Arc<Pipe>,
+    peer: u64,
+    /// Given back at the end.
+    lane: Lane,
+    /// Messages and bytes that were in it.
+    before: (usize, usize),
+    /// And that fit beside the others.
+    share: (usize, usize),
     thin: bool,
-    /// Since the last time it was told.
-    put: usize,
-    put_bytes: usize,
 }
 
 impl Fill<'_> {
-    /// Whether there is room; if not, the connection is resumed once there is.
+    /// Whether there is room; if not, the connection is resumed once there is. An empty lane takes any message, and some
+    /// turns' worth fits whatever others have filled before: else who comes late had one message in each turn.
     pub(crate) fn has_room(&mut self) -> bool {
-        let inbox = self.inbox;
-        let (waiting, bytes) = (&inbox.waiting, &inbox.waiting_bytes);
-        let full = |put: usize, put_bytes: usize| {
-            waiting.load(Ordering::Relaxed) + put >= inbox.messages
-                || bytes.load(Ordering::Relaxed) + put_bytes >= inbox.bytes
-        };
-        if self.tail.closed || !full(self.put, self.put_bytes) {
-            return true;
+        let (messages, bytes) = (self.lane.messages, self.lane.bytes);
+        let others = (self.tail.messages - self.before.0, self.tail.bytes - self.before.1);
+        let room = self.tail.closed
+            || messages == 0
+            || bytes < self.share.1
+                && (messages < 2 * self.inbox.most(TURN)
+                    || messages < self.share.0
+                        && others.0 + messages < self.inbox.messages
+                        && others.1 + bytes < self.inbox.bytes);
+        if !room && !self.lane.paused.iter().any(|paused| Arc::ptr_eq(paused, self.pipe)) {
+            self.lane.paused.retain(|paused| !paused.is_closed());
+            self.lane.paused.push(self.pipe.clone());
         }
-        self.tell();
-        if !self.tail.paused.iter().any(|paused| Arc::ptr_eq(paused, self.pipe)) {
-            // Peers may come and go while the reader stands still.
-            self.tail.paused.retain(|paused| !paused.is_closed());
-            self.tail.paused.push(self.pipe.clone());
-        }
-        inbox.pausing.store(true, Ordering::SeqCst);
-        // The reader may have taken something before it saw that.
-        inbox.has_room()
+        room
     }
 
     /// Adds a message, over the mark too: ask `has_room` first. One for a closed queue is dropped and counted.
-    pub(crate) fn put(&mut self, mut message: Message, missed: u64) {
+    pub(crate) fn put(&mut self, mut message: Message, note: Note) {
         if self.tail.closed {
             metrics::counter!("ripstop_messages_dropped_total", "reason" => "reader_gone").increment(1);
             return;
@@ -261,41 +308,34 @@ impl Fill<'_> {
         if self.thin {
             message = message.to_owned_buffer();
         }
-        self.put += 1;
-        self.put_bytes += counts(&message);
-        let Tail { batches, spare, .. } = &mut *self.tail;
-        let item = Item { message, missed };
-        match batches.back_mut().filter(|batch| Arc::ptr_eq(&batch.pipe, self.pipe)) {
-            Some(batch) => batch.items.push_back(item),
-            None => {
-                let mut items = spare.pop().unwrap_or_default();
-                items.push_back(item);
-                batches.push_back(Batch { pipe: self.pipe.clone(), items });
-            }
-        }
-    }
-
-    /// Before the reader can take any of it: it has the tail to itself.
-    fn tell(&mut self) {
-        let (put, bytes) = (mem::take(&mut self.put), mem::take(&mut self.put_bytes));
-        if put > 0 {
-            self.pipe.wait(bytes);
-            self.inbox.waiting.fetch_add(put, Ordering::SeqCst);
-            self.inbox.waiting_bytes.fetch_add(bytes, Ordering::SeqCst);
-        }
+        let bytes = counts(&message);
+        let part = self.lane.part(self.pipe, &mut self.tail.spare);
+        part.bytes += bytes;
+        part.items.push_back(Item { message, note });
+        self.lane.messages += 1;
+        self.lane.bytes += bytes;
     }
 }
 
 impl Drop for Fill<'_> {
     fn drop(&mut self) {
-        self.tell();
-        if self.tail.batches.is_empty() {
+        let tail = &mut *self.tail;
+        let (messages, bytes) = (self.lane.messages - self.before.0, self.lane.bytes - self.before.1);
+        if messages > 0 {
+            self.pipe.wait(bytes);
+            tail.messages += messages;
+            tail.bytes += bytes;
+        }
+        if self.lane.messages == 0 {
             return;
         }
+        if self.before.0 == 0 {
+            tail.ring.push_back(self.peer);
+        }
+        tail.lanes.insert(self.peer, mem::take(&mut self.lane));
         // One reader is the rule, and its place is kept.
-        let first = self.tail.readers.pop();
-        let others =
-            if self.tail.readers.is_empty() { Vec::new() } else { mem::take(&mut self.tail.readers) };
+        let first = tail.readers.pop();
+        let others = if tail.readers.is_empty() { Vec::new() } else { mem::take(&mut tail.readers) };
         first.into_iter().chain(others).for_each(Waker::wake);
     }
 }

@@ -61,6 +61,11 @@ impl Account {
         queued.saturating_add(self.held()) <= self.limit
     }
 
+    /// How much more than `queued` bytes may be queued for the peer.
+    pub(super) fn room(&self, queued: usize) -> usize {
+        self.limit.saturating_sub(queued.saturating_add(self.held()))
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }

@@ -328,6 +328,11 @@ impl Outgoing {
             || (self.messages < self.hwm_messages && self.bytes.saturating_add(size) <= self.hwm_bytes)
     }
 
+    /// How many messages and bytes are missed to the marks.
+    pub(super) fn room(&self) -> (usize, usize) {
+        (self.hwm_messages.saturating_sub(self.messages), self.hwm_bytes.saturating_sub(self.bytes))
+    }
+
     /// What it takes of memory, about.
     #[inline]
     pub(super) fn held(&self) -> usize {

@@ -4,7 +4,7 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -164,13 +164,7 @@ impl Pipe {
             state.refused = true;
             return Put::Full;
         }
-        let filled = push(&mut state.out);
-        let task = state.unpark();
-        drop(state);
-        if let Some(task) = task {
-            task.wake();
-        }
-        if filled { Put::Batched } else { Put::Queued }
+        self.push(state, push)
     }
 
     /// Queues one message, dropping the oldest queued ones as far as needed. `None`: closed; else how many were
@@ -209,6 +203,39 @@ impl Pipe {
         let room = !matches!(state.phase, Phase::Open) || self.has_room(&state.out, size);
         state.refused |= !room;
         room
+    }
+
+    /// How many messages and bytes can be queued for certain, as long as only the caller queues any.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        let state = lock(&self.state);
+        match state.phase {
+            Phase::Open => {
+                let (messages, bytes) = state.out.room();
+                (messages, bytes.min(self.account.room(state.out.held())))
+            }
+            // What is put there is dropped.
+            _ => (usize::MAX, usize::MAX),
+        }
+    }
+
+    /// Queues a message for which there was [`room`](Self::room).
+    pub(crate) fn put_granted(&self, message: &Encoded) -> Put {
+        let state = lock(&self.state);
+        if !matches!(state.phase, Phase::Open) || message.size() > batch::MAX_MESSAGE {
+            return Put::Closed;
+        }
+        self.push(state, |out| out.push_encoded(message))
+    }
+
+    #[inline]
+    fn push(&self, mut state: MutexGuard<'_, State>, push: impl FnOnce(&mut Outgoing) -> bool) -> Put {
+        let filled = push(&mut state.out);
+        let task = state.unpark();
+        drop(state);
+        if let Some(task) = task {
+            task.wake();
+        }
+        if filled { Put::Batched } else { Put::Queued }
     }
 
     /// Below the marks, and within what this peer may make us hold. An empty queue takes any message.

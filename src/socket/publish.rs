@@ -107,18 +107,15 @@ publish!(XPub);
 fn publish<F: Frames>(shared: &Shared, frames: &F) -> Result<(), SendError> {
     let mut dropped = 0;
     let when_full = shared.options.when_full;
-    lock(&shared.routes).publish(
-        frames,
-        |pipe, size| when_full != WhenFull::Block || pipe.has_room_for(size),
-        |pipe, message| match when_full {
-            WhenFull::DropOldest => dropped += pipe.put_encoded_dropping_oldest(message).unwrap_or(0),
-            _ => {
-                let put = pipe.put_encoded(message);
-                shared.turn.note(put);
-                dropped += usize::from(put == Put::Full);
-            }
-        },
-    )?;
+    lock(&shared.routes).publish(frames, when_full == WhenFull::Block, |pipe, message| match when_full {
+        WhenFull::DropOldest => dropped += pipe.put_encoded_dropping_oldest(message).unwrap_or(0),
+        WhenFull::Block => shared.turn.note(pipe.put_granted(message)),
+        WhenFull::Drop => {
+            let put = pipe.put_encoded(message);
+            shared.turn.note(put);
+            dropped += usize::from(put == Put::Full);
+        }
+    })?;
     if dropped > 0 {
         metrics::counter!("ripstop_socket_messages_dropped_total", "reason" => "full")
             .increment(dropped as u64);

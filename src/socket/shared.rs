@@ -74,9 +74,44 @@ pub(super) struct Routes {
     pub(super) subscribers: Subscribers,
     slots: Vec<Option<Arc<Pipe>>>,
     matched: Vec<usize>,
+    grant: Grant,
     encoded: Encoded,
     /// SUB: what we want, and how often it was asked for.
     wanted: Trie<usize>,
+}
+
+/// Of how many messages and bytes it is known that every subscriber has room for them: only publishing takes it, and the lock
+/// on the routes is held for that. Else each queue had to be asked before each message.
+#[derive(Default)]
+struct Grant {
+    messages: usize,
+    bytes: usize,
+    /// Somebody had none: so many messages are not worth asking all again.
+    pause: usize,
+}
+
+/// The most that is granted: a peer's memory account may shrink meanwhile, by what it subscribes.
+const GRANT: (usize, usize) = (256, 64 * 1024);
+
+impl Grant {
+    fn take(&mut self, size: usize, slots: &[Option<Arc<Pipe>>]) -> bool {
+        if self.messages == 0 || self.bytes < size {
+            if self.pause > 0 {
+                self.pause -= 1;
+                return false;
+            }
+            let rooms = slots.iter().flatten().map(|pipe| pipe.room());
+            (self.messages, self.bytes) =
+                rooms.fold(GRANT, |(m, b), (messages, bytes)| (m.min(messages), b.min(bytes)));
+            if self.messages == 0 || self.bytes < size {
+                *self = Self { pause: GRANT.0, ..Self::default() };
+                return false;
+            }
+        }
+        self.messages -= 1;
+        self.bytes -= size;
+        true
+    }
 }
 
 #[derive(Default)]
@@ -539,6 +574,7 @@ impl Core for Shared {
                 if let Some(place) = routes.slots.get_mut(slot) {
                     *place = Some(pipe.clone());
                 }
+                routes.grant = Grant::default();
             }
             Outgoing::All => routes.pipes.push(pipe.clone()),
             Outgoing::Labelled => {
@@ -667,11 +703,12 @@ impl Core for Shared {
 }
 
 impl Routes {
-    /// Visits every pipe whose subscriptions match; `put` says whether to go on.
+    /// Puts into every pipe whose subscriptions match. With `all`, only if all of them have room: else
+    /// [`SendError::Full`], and nothing is put.
     pub(super) fn publish<F: Frames + ?Sized>(
         &mut self,
         frames: &F,
-        mut ready: impl FnMut(&Pipe, usize) -> bool,
+        all: bool,
         mut put: impl FnMut(&Pipe, &Encoded),
     ) -> Result<usize, SendError> {
         let topic = match frames.frame_count() {
@@ -686,8 +723,9 @@ impl Routes {
         }
         self.encoded.set(frames);
         let size = self.encoded.size();
+        let granted = all && self.grant.take(size, &self.slots);
         let pipes = || self.matched.iter().filter_map(|slot| self.slots.get(*slot)?.as_ref());
-        if !pipes().all(|pipe| ready(pipe, size)) {
+        if all && !granted && !pipes().all(|pipe| pipe.has_room_for(size)) {
             return Err(SendError::Full);
         }
         pipes().for_each(|pipe| put(pipe, &self.encoded));

@@ -163,6 +163,8 @@ struct TopicState {
     /// As of this generation.
     generation: u64,
     pipes: Vec<Arc<Pipe>>,
+    /// The header of the event that is being put, in memory that is kept.
+    header: Vec<u8>,
 }
 
 impl Topics {
@@ -390,7 +392,10 @@ impl<T: Serialize> Publisher<T> {
     /// ```
     pub async fn publish(&self, event: &T) -> Result<Fate, PublishError> {
         let _turn = match self.when_full {
-            SlowPolicy::Block => Some(self.topic.turn.lock().await),
+            SlowPolicy::Block => Some(match self.topic.turn.try_lock() {
+                Ok(turn) => turn,
+                Err(_) => self.topic.turn.lock().await,
+            }),
             SlowPolicy::DropOldest | SlowPolicy::Disconnect => None,
         };
         let turn = &self.node.shared().turn;
@@ -447,10 +452,12 @@ impl<T: Serialize> Publisher<T> {
         metrics::counter!("ripstop_events_published_total").increment(1);
         let mut header = Header::new(Kind::Event, 0);
         header.fields.sq = Some(state.sequence);
-        let encoded = wire::header(&header);
-        let event = Outgoing { envelope: Envelope::None, subject, header: &encoded, body };
+        let TopicState { header: encoded, pipes, .. } = &mut *state;
+        encoded.clear();
+        header.encode(encoded);
+        let event = Outgoing { envelope: Envelope::None, subject, header: encoded, body };
         let mut waiting = Vec::new();
-        for pipe in &state.pipes {
+        for pipe in &*pipes {
             match self.when_full {
                 SlowPolicy::DropOldest => {
                     let dropped = pipe.put_dropping_oldest(&event).unwrap_or(0);
@@ -471,8 +478,11 @@ impl<T: Serialize> Publisher<T> {
                 },
             }
         }
-        let waiting =
-            (!waiting.is_empty()).then(|| Waiting { pipes: waiting, header: encoded, body: body.to_bytes() });
+        let waiting = (!waiting.is_empty()).then(|| Waiting {
+            pipes: waiting,
+            header: encoded.clone(),
+            body: body.to_bytes(),
+        });
         (Fate::Queued, waiting)
     }
 

@@ -18,7 +18,7 @@ use crate::{
     fabric::{
         Node,
         error::{ReceiveError, SubscribeError},
-        inbox::{Fill, Inbox},
+        inbox::{Fill, Inbox, Item, Note},
         shared::Shared,
         wire::{self, property},
     },
@@ -173,7 +173,8 @@ impl Subscriptions {
                 return Flow::Continue;
             };
             let twice = heir.is_some() || feed.successor;
-            let heard = heard.entry(feed.heard).or_default();
+            let peer = feed.heard;
+            let heard = heard.entry(peer).or_default();
             let mut run = Run::default();
             for message in &received.messages {
                 let Ok(incoming) = wire::parse(message) else {
@@ -209,7 +210,8 @@ impl Subscriptions {
                     (Some(now), Some(last)) => now.saturating_sub(last).saturating_sub(1),
                     _ => 0,
                 };
-                match run.offer(&entries, incoming.subject, message, pipe, missed) {
+                let note = Note { missed, refusal: header.is_some_and(|header| header.kind == Kind::Error) };
+                match run.offer(&entries, incoming.subject, message, (pipe, peer), note) {
                     Offered::Taken => {}
                     Offered::Full => {
                         flow = Flow::Pause;
@@ -265,15 +267,15 @@ impl<'a> Run<'a> {
         entries: &'a [Arc<Entry>],
         subject: &'a str,
         message: &Message,
-        pipe: &'a Arc<Pipe>,
-        missed: u64,
+        (pipe, peer): (&'a Arc<Pipe>, u64),
+        note: Note,
     ) -> Offered {
         if self.subject != Some(subject) {
             // The ones before are let go first.
             *self = Self::default();
             let mut matching = entries.iter().filter(|entry| entry.pattern.matches(subject));
-            self.first = matching.next().map(|entry| entry.inbox.fill(pipe));
-            self.others = matching.map(|entry| entry.inbox.fill(pipe)).collect();
+            self.first = matching.next().map(|entry| entry.inbox.fill(pipe, peer));
+            self.others = matching.map(|entry| entry.inbox.fill(pipe, peer)).collect();
             self.subject = Some(subject);
         }
         let Some(first) = &mut self.first else { return Offered::Unwanted };
@@ -282,9 +284,9 @@ impl<'a> Run<'a> {
             return Offered::Full;
         }
         for fill in &mut self.others {
-            fill.put(message.clone(), missed);
+            fill.put(message.clone(), note);
         }
-        first.put(message.clone(), missed);
+        first.put(message.clone(), note);
         Offered::Taken
     }
 }
@@ -419,22 +421,21 @@ impl<T: DeserializeOwned> Subscription<T> {
 
     fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Event<T>, ReceiveError>>> {
         let taken = self.inbox.poll_take(cx, |_| {});
-        taken.map(|taken| taken.map(|(message, missed)| self.event(&message, missed)))
+        taken.map(|taken| taken.map(|item| self.event(&item)))
     }
 
-    fn event(&self, message: &Message, missed: u64) -> Result<Event<T>, ReceiveError> {
-        // It was parsed when it came in.
-        let parsed = wire::parse(message);
-        let (subject, body) =
-            parsed.as_ref().map_or(("", &[][..]), |incoming| (incoming.subject, incoming.body));
-        let kind = parsed.as_ref().ok().and_then(|incoming| Some(incoming.header.as_ref()?.kind));
-        if kind == Some(Kind::Error) {
+    fn event(&self, item: &Item) -> Result<Event<T>, ReceiveError> {
+        // It was parsed when it came in: the subject is what comes first, and the body what comes last.
+        let mut frames = item.message.frames();
+        let subject = frames.next().and_then(|subject| std::str::from_utf8(subject).ok()).unwrap_or_default();
+        let body = frames.last().unwrap_or_default();
+        if item.note.refusal {
             let said = envelope::decode_body::<ErrorBody>(body).map(|error| error.message);
             let (subject, reason) = (subject.to_owned(), said.unwrap_or_default());
             return Err(ReceiveError::Forbidden { subject, reason });
         }
         match wire::decoded(body, self.node.shared().options.body, "events") {
-            Ok(body) => Ok(Event { body, subject: self.subject(subject), missed }),
+            Ok(body) => Ok(Event { body, subject: self.subject(subject), missed: item.note.missed }),
             Err(reason) => Err(ReceiveError::Decode { subject: subject.to_owned(), reason }),
         }
     }

@@ -18,7 +18,7 @@ use crate::{
         Node,
         context::PeerName,
         error::{ReceiveError, SubscribeError},
-        inbox::{Fill, Inbox},
+        inbox::{Fill, Inbox, Note},
         shared::Shared,
         wire::{self, Envelope},
     },
@@ -247,7 +247,7 @@ impl Pulls {
                     }
                     run = Some((
                         parts.subject,
-                        state.queues.get(parts.subject).map(|entry| entry.inbox.fill(pipe)),
+                        state.queues.get(parts.subject).map(|entry| entry.inbox.fill(pipe, pipe.id())),
                     ));
                 }
                 match run.as_mut().and_then(|(_, fill)| fill.as_mut()) {
@@ -257,7 +257,7 @@ impl Pulls {
                             flow = Flow::Pause;
                             break;
                         }
-                        fill.put(message.clone(), 0);
+                        fill.put(message.clone(), Note::default());
                     }
                 }
                 done += 1;
@@ -440,7 +440,7 @@ impl<T: DeserializeOwned> Pull<T> {
                 }
             });
             let message = match taken {
-                Poll::Ready(Some((message, _))) => message,
+                Poll::Ready(Some(item)) => item.message,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     self.settle(owed);
@@ -454,7 +454,8 @@ impl<T: DeserializeOwned> Pull<T> {
     }
 
     fn delivery(&self, message: &Message, from: Option<Arc<str>>) -> Result<Delivery<T>, ReceiveError> {
-        let body = wire::parse(message).map(|parts| parts.body).unwrap_or_default();
+        // It was parsed when it came in, and the body is what comes last.
+        let body = message.frames().last().unwrap_or_default();
         match wire::decoded(body, self.node.shared().options.body, "work") {
             Ok(body) => Ok(Delivery { body, queue: self.queue.clone(), from }),
             Err(reason) => Err(ReceiveError::Decode { subject: self.queue.to_string(), reason }),
