@@ -71,18 +71,22 @@ pub(super) struct End {
     pub(super) unknown: usize,
 }
 
-/// Drives one connection from its first byte to its end.
-pub(super) async fn run(stream: Stream, setup: Setup) -> End {
-    let mechanism = match setup.options.mechanism.begin() {
-        Ok(mechanism) => mechanism,
-        Err(error) => {
-            let reason = format!("no random bytes: {error}");
-            return End { reason, was_up: false, last: false, unknown: 0 };
+/// Drives one connection from its first byte to its end. Not an `async fn`, whose future would have room for what it was given
+/// beside what it makes of that, for as long as the connection lasts.
+pub(super) fn run(stream: Stream, setup: Setup) -> impl Future<Output = End> + Send {
+    let link = setup.options.mechanism.begin().map(|mechanism| Box::new(Link::new(stream, setup, mechanism)));
+    async move {
+        match link {
+            Ok(mut link) => {
+                let cause = std::future::poll_fn(|cx| link.poll(cx)).await;
+                link.end(cause)
+            }
+            Err(error) => {
+                let reason = format!("no random bytes: {error}");
+                End { reason, was_up: false, last: false, unknown: 0 }
+            }
         }
-    };
-    let mut link = Link::new(stream, setup, mechanism);
-    let cause = std::future::poll_fn(|cx| link.poll(cx)).await;
-    link.end(cause)
+    }
 }
 
 /// Why the loop stopped.

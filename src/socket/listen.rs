@@ -172,7 +172,8 @@ impl Shared {
         let origin = Arc::new(Origin::Accepted { endpoint: self.endpoint.clone(), remote });
         let began = Instant::now();
         let mut options = self.options.link.clone();
-        let (stream, proof) = match self.secure(stream).await {
+        // What only the handshake needs goes with it.
+        let (stream, proof) = match Box::pin(self.secure(stream)).await {
             Ok((stream, proof, mechanism)) => {
                 options.mechanism = mechanism;
                 (stream, proof)
