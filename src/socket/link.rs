@@ -229,15 +229,22 @@ impl Link {
 
     /// Takes turns until nothing more can be done now, or it is the turn of others.
     fn turns(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
-        for _ in 0..TURNS {
+        for turn in 0..TURNS {
             self.look(cx)?;
-            self.tick()?;
+            // The alarm knows without looking at the clock.
+            if turn == 0 && self.poll_alarm(cx).is_ready() {
+                self.tick()?;
+            }
             self.poll_asking(cx)?;
-            let wrote = self.poll_write(cx)?.is_ready();
+            let more = self.poll_write(cx)?.is_ready();
             let read = self.poll_read(cx)?.is_ready();
-            if !wrote && !read && self.poll_alarm(cx).is_pending() {
+            if more || read {
+                continue;
+            }
+            if self.poll_alarm(cx).is_pending() {
                 return Ok(());
             }
+            self.tick()?;
         }
         cx.waker().wake_by_ref();
         Ok(())
@@ -343,12 +350,11 @@ impl Link {
 
     // ---- out ----
 
-    /// Ready: something went out or changed; call again. Pending: blocked, or nothing to write.
+    /// Ready: there is more, or something changed; call again. Pending: blocked, or everything is out.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Cause> {
         if self.write_error.is_some() {
             return Ok(Poll::Pending);
         }
-        let mut progress = false;
         // Not more at once, so that reading has its turn before the task's budget is spent.
         for _ in 0..4 {
             if !self.prepare()? {
@@ -359,20 +365,19 @@ impl Link {
                         Poll::Ready(Err(error)) => return Ok(self.cannot_write(error)),
                         Poll::Pending => {
                             self.unflushed = true;
-                            break;
+                            return Ok(Poll::Pending);
                         }
                     }
                 }
                 self.poll_leave(cx)?;
-                break;
+                return Ok(Poll::Pending);
             }
             match self.poll_write_some(cx) {
                 Poll::Pending => {
                     self.blocked = true;
-                    return Ok(if progress { Poll::Ready(()) } else { Poll::Pending });
+                    return Ok(Poll::Pending);
                 }
                 Poll::Ready(Ok(())) => {
-                    progress = true;
                     if mem::take(&mut self.blocked) {
                         // The kernel had no room and has some again: the peer took something.
                         self.conn.wrote(Instant::now().into_std());
@@ -381,7 +386,7 @@ impl Link {
                 Poll::Ready(Err(error)) => return Ok(self.cannot_write(error)),
             }
         }
-        Ok(if progress { Poll::Ready(()) } else { Poll::Pending })
+        Ok(Poll::Ready(()))
     }
 
     /// What the peer sent before may still be readable, also why it refuses us, so that reading goes on to its end.
