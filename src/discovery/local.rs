@@ -186,7 +186,12 @@ async fn follow(
             let outcome = scanner.scan(list);
             (scanner, outcome)
         });
-        let Ok((back, outcome)) = scanned.await else { return };
+        let (back, outcome) = match scanned.await {
+            Ok(scanned) => scanned,
+            // The runtime is being shut down; ending the channel would be told as if something had gone wrong.
+            Err(error) if error.is_cancelled() => return sender.closed().await,
+            Err(_) => return,
+        };
         scanner = back;
         match outcome {
             Ok(changes) => {
