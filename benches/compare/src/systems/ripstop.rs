@@ -13,25 +13,22 @@ pub const SYSTEM: System = System {
     kinds: &[Kind::OneWay, Kind::Tls, Kind::Curve, Kind::Ask, Kind::Many, Kind::FanOut],
     size: None,
     helper: None,
-    stay,
-    come,
+    stay: |work| super::block_on(work, stay),
+    come: |work, endpoint| super::block_on_with(work, endpoint, come),
 };
 
-fn stay(work: &Work) -> Result<()> {
-    let work = *work;
-    super::runtime(&work)?.block_on(async move {
-        match work.kind {
-            Kind::OneWay | Kind::Tls | Kind::Curve => tokio::spawn(receive(work)).await?,
-            Kind::FanOut => tokio::spawn(publish(work)).await?,
-            Kind::Ask | Kind::Many => {
-                let router = Router::new();
-                here(router.bind("tcp://127.0.0.1:0").await?);
-                loop {
-                    router.send(router.recv().await?).await?;
-                }
+async fn stay(work: Work) -> Result<()> {
+    match work.kind {
+        Kind::OneWay | Kind::Tls | Kind::Curve => receive(work).await,
+        Kind::FanOut => publish(work).await,
+        Kind::Ask | Kind::Many => {
+            let router = Router::new();
+            here(router.bind("tcp://127.0.0.1:0").await?);
+            loop {
+                router.send(router.recv().await?).await?;
             }
         }
-    })
+    }
 }
 
 async fn receive(work: Work) -> Result<()> {
@@ -50,15 +47,12 @@ async fn receive(work: Work) -> Result<()> {
     Ok(())
 }
 
-fn come(work: &Work, endpoint: &str) -> Result<()> {
-    let (work, endpoint) = (*work, endpoint.to_owned());
-    super::runtime(&work)?.block_on(async move {
-        match work.kind {
-            Kind::OneWay | Kind::Tls | Kind::Curve => tokio::spawn(send(work, endpoint)).await?,
-            Kind::FanOut => tokio::spawn(subscribe(work, endpoint)).await?,
-            Kind::Ask | Kind::Many => ask(work, &endpoint).await,
-        }
-    })
+async fn come(work: Work, endpoint: String) -> Result<()> {
+    match work.kind {
+        Kind::OneWay | Kind::Tls | Kind::Curve => send(work, endpoint).await,
+        Kind::FanOut => subscribe(work, endpoint).await,
+        Kind::Ask | Kind::Many => ask(work, &endpoint).await,
+    }
 }
 
 async fn send(work: Work, endpoint: String) -> Result<()> {
