@@ -26,5 +26,6 @@ pub use body::{NIL, decode_body, decode_body_within, encode_body};
 pub use error::{DecodeError, DecodeReason, EncodeError, SubjectError, SubjectProblem};
 pub use header::{Fields, Header, Kind, MAX_HEADER, Rare, VERSION};
 pub use limits::{Limits, check};
+pub(crate) use parts::Repeated;
 pub use parts::{MAX_ROUTE, Parts, route};
 pub use subject::{MAX_SUBJECT, Pattern, check_subject, check_wire_subject, is_reserved, root};

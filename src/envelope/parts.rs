@@ -65,24 +65,61 @@ impl<'a> Parts<'a> {
     /// assert!(error.to_string().starts_with("message: 1 frames"));
     /// ```
     pub fn read(message: &'a Message, skip: usize) -> Result<Self, DecodeError> {
+        Repeated::default().read(message, skip)
+    }
+}
+
+/// Reads messages that have much in common, as those of one read have: what is the same as in the one before is not
+/// checked again.
+#[derive(Default)]
+pub(crate) struct Repeated<'a> {
+    subject: Option<&'a str>,
+    header: Option<(&'a [u8], Header)>,
+}
+
+impl<'a> Repeated<'a> {
+    /// As [`Parts::read`].
+    pub(crate) fn read(&mut self, message: &'a Message, skip: usize) -> Result<Parts<'a>, DecodeError> {
         // One walk over the frames: finding one by its number begins at the first.
         let mut frames = message.frames().skip(skip);
         let (subject, header, body) = match (frames.next(), frames.next(), frames.next(), frames.next()) {
             (Some(subject), Some(body), None, None) => (subject, None, body),
-            (Some(subject), Some(header), Some(body), None) => (subject, Some(Header::decode(header)?), body),
+            (Some(subject), Some(header), Some(body), None) => (subject, Some(self.header(header)?), body),
             _ => {
                 let count = message.len().saturating_sub(skip);
                 return Err(DecodeError::new("message", None, DecodeReason::Frames(count)));
             }
         };
-        let subject = std::str::from_utf8(subject)
+        let subject = self.subject(subject)?;
+        if body.is_empty() {
+            return Err(DecodeError::new("body", None, DecodeReason::Empty));
+        }
+        Ok(Parts { subject, header, body })
+    }
+
+    fn header(&mut self, bytes: &'a [u8]) -> Result<Header, DecodeError> {
+        if let Some((before, header)) = &self.header
+            && *before == bytes
+        {
+            return Ok(header.clone());
+        }
+        let header = Header::decode(bytes)?;
+        self.header = Some((bytes, header.clone()));
+        Ok(header)
+    }
+
+    fn subject(&mut self, bytes: &'a [u8]) -> Result<&'a str, DecodeError> {
+        if let Some(before) = self.subject
+            && before.as_bytes() == bytes
+        {
+            return Ok(before);
+        }
+        let subject = std::str::from_utf8(bytes)
             .map_err(|error| DecodeError::new("subject", error.valid_up_to(), DecodeReason::NotUtf8))?;
         if let Some(problem) = subject::problem(subject) {
             return Err(DecodeError::new("subject", None, DecodeReason::Subject(problem)));
         }
-        if body.is_empty() {
-            return Err(DecodeError::new("body", None, DecodeReason::Empty));
-        }
-        Ok(Self { subject, header, body })
+        self.subject = Some(subject);
+        Ok(subject)
     }
 }

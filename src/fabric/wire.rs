@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Message,
     code::Code,
-    envelope::{self, DecodeError, EncodeError, ErrorBody, Header, Kind, MAX_ROUTE, Parts, route},
+    envelope::{self, DecodeError, EncodeError, ErrorBody, Header, Kind, MAX_ROUTE, Parts, Repeated, route},
     message::{Frame, Frames},
     socket::pipe::{Pipe, Put},
 };
@@ -171,9 +171,7 @@ fn own_message<T: Serialize>(
 
 /// A body in bytes of its own, for what may have to wait or to be sent twice.
 pub(crate) fn body<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
-    let mut buf = Vec::new();
-    envelope::encode_body(value, &mut buf)?;
-    Ok(buf.into())
+    encoded(value, |body| body.to_bytes())
 }
 
 /// Takes a message of lane `calls` apart; the first value is how many frames its routing envelope has.
@@ -184,7 +182,17 @@ pub(crate) fn parse_delimited(message: &Message) -> Result<(usize, Parts<'_>), S
 
 /// Takes a message of the lanes `events` and `work` apart.
 pub(crate) fn parse(message: &Message) -> Result<Parts<'_>, String> {
-    Parts::read(message, 0).map_err(|error| error.to_string())
+    Parser::default().parse(message)
+}
+
+/// The same for the messages of one read.
+#[derive(Default)]
+pub(crate) struct Parser<'a>(Repeated<'a>);
+
+impl<'a> Parser<'a> {
+    pub(crate) fn parse(&mut self, message: &'a Message) -> Result<Parts<'a>, String> {
+        self.0.read(message, 0).map_err(|error| error.to_string())
+    }
 }
 
 #[cfg(test)]

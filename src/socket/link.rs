@@ -229,12 +229,8 @@ impl Link {
 
     /// Takes turns until nothing more can be done now, or it is the turn of others.
     fn turns(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
-        for turn in 0..TURNS {
+        for _ in 0..TURNS {
             self.look(cx)?;
-            // The alarm knows without looking at the clock.
-            if turn == 0 && self.poll_alarm(cx).is_ready() {
-                self.tick()?;
-            }
             self.poll_asking(cx)?;
             let more = self.poll_write(cx)?.is_ready();
             let read = self.poll_read(cx)?.is_ready();
@@ -244,6 +240,10 @@ impl Link {
             if self.poll_alarm(cx).is_pending() {
                 return Ok(());
             }
+            self.tick()?;
+        }
+        // However busy it is.
+        if self.poll_alarm(cx).is_ready() {
             self.tick()?;
         }
         cx.waker().wake_by_ref();

@@ -6,15 +6,19 @@ use std::{
     future::{Future, IntoFuture, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
 
+use bytes::Bytes;
 use dashmap::{DashMap, Entry};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
@@ -47,7 +51,7 @@ const WAITING: usize = 4096;
 const WAITING_ANSWER: usize = 4096;
 
 /// An answer before it is written: the encoded body of kind 1, or the error of kind 2.
-type Answer = Result<Vec<u8>, ErrorBody>;
+type Answer = Result<Bytes, ErrorBody>;
 type Handler =
     Box<dyn Fn(Message, usize, Context) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
@@ -72,32 +76,46 @@ pub(crate) struct Methods {
 
 /// Counts what must end before a drain is complete.
 #[derive(Default)]
-pub(crate) struct Busy {
-    count: Arc<tokio::sync::watch::Sender<usize>>,
+pub(crate) struct Busy(Arc<Count>);
+
+#[derive(Default)]
+struct Count {
+    working: AtomicUsize,
+    idle: Notify,
 }
 
 impl Busy {
     pub(crate) fn begin(&self) -> Working {
-        self.count.send_modify(|count| *count += 1);
-        Working(self.count.clone())
+        self.0.working.fetch_add(1, Ordering::Relaxed);
+        Working(self.0.clone())
     }
 
     pub(crate) async fn idle(&self) {
-        // The sender is ours: the channel cannot close.
-        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+        let mut idle = pin!(self.0.idle.notified());
+        loop {
+            // Registered before the look, so that an end in between is not missed.
+            idle.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            idle.as_mut().await;
+            idle.set(self.0.idle.notified());
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
-        *self.count.borrow()
+        self.0.working.load(Ordering::Acquire)
     }
 }
 
 /// Something under way.
-pub(crate) struct Working(Arc<tokio::sync::watch::Sender<usize>>);
+pub(crate) struct Working(Arc<Count>);
 
 impl Drop for Working {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        if self.0.working.fetch_sub(1, Ordering::Release) == 1 {
+            self.0.idle.notify_waiters();
+        }
     }
 }
 
@@ -187,9 +205,8 @@ impl Methods {
             return Ok(());
         }
         if &*subject == own::PING {
-            let mut hello = Vec::new();
-            let encoded = envelope::encode_body(&shared.hello_body(), &mut hello);
-            reply.now(&encoded.map(|()| hello).map_err(|error| error_body(416, error.to_string())));
+            let hello = wire::body(&shared.hello_body());
+            reply.now(&hello.map_err(|error| error_body(416, error.to_string())));
             return Ok(());
         }
         let Some(method) = self.methods.get(&*subject).map(|entry| entry.value().clone()) else {
@@ -287,14 +304,15 @@ struct Reply {
 
 impl Reply {
     fn put(&self, answer: &Answer) -> Put {
-        let mut body = Vec::new();
+        let error;
         let (kind, body) = match answer {
-            Ok(encoded) => (Kind::Reply, &encoded[..]),
-            Err(error) => {
-                if let Err(error) = envelope::encode_body(error, &mut body) {
+            Ok(encoded) => (Kind::Reply, encoded),
+            Err(body) => {
+                error = wire::body(body).unwrap_or_else(|error| {
                     tracing::error!(%error, "an error could not be written");
-                }
-                (Kind::Error, &body[..])
+                    Bytes::from_static(envelope::NIL)
+                });
+                (Kind::Error, &error)
             }
         };
         let mut header = Vec::with_capacity(16);
@@ -303,7 +321,7 @@ impl Reply {
             envelope: Envelope::Echo(&self.message, self.envelope),
             subject: &self.subject,
             header: &header,
-            body: Frame::Slice(body),
+            body: Frame::Shared(body),
         })
     }
 
@@ -322,7 +340,7 @@ impl Reply {
                 waits = true;
                 // Of the request only the way back is needed.
                 self.message = Message::from_frames(self.message.frames().take(self.envelope));
-                let body = answer.as_ref().map_or(0, Vec::len);
+                let body = answer.as_ref().map_or(0, Bytes::len);
                 held = self.pipe.hold(self.message.size() + body + WAITING_ANSWER);
             }
             let space = self.pipe.space();
@@ -409,10 +427,8 @@ impl Serve {
                 // What was decoded needs the read buffer no longer.
                 drop(message);
                 let reply = handler(request, context).await.map_err(|error| handler_error(&error))?;
-                let mut encoded = Vec::new();
-                envelope::encode_body(&reply, &mut encoded)
-                    .map_err(|error| error_body(416, format!("the reply could not be written: {error}")))?;
-                Ok(encoded)
+                wire::body(&reply)
+                    .map_err(|error| error_body(416, format!("the reply could not be written: {error}")))
             })
         });
         Self {

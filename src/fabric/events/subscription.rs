@@ -176,8 +176,9 @@ impl Subscriptions {
             let peer = feed.heard;
             let heard = heard.entry(peer).or_default();
             let mut run = Run::default();
+            let mut parser = wire::Parser::default();
             for message in &received.messages {
-                let Ok(incoming) = wire::parse(message) else {
+                let Ok(incoming) = parser.parse(message) else {
                     metrics::counter!("ripstop_messages_malformed_total", "lane" => "events").increment(1);
                     done += 1;
                     continue;

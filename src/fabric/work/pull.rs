@@ -216,8 +216,9 @@ impl Pulls {
             let mut nobody = 0;
             // Of many for one queue only the first is looked up.
             let mut run: Option<(&str, Option<Fill<'_>>)> = None;
+            let mut parser = wire::Parser::default();
             for message in &received.messages {
-                let parts = match wire::parse(message) {
+                let parts = match parser.parse(message) {
                     Ok(parts) => parts,
                     Err(reason) => {
                         metrics::counter!("ripstop_messages_malformed_total", "lane" => "work").increment(1);
