@@ -93,10 +93,14 @@ impl Drop for Outstanding {
     }
 }
 
-/// The cheaper of two candidates picked at random; `None` when there are none.
-pub(crate) fn pick(candidates: &[Arc<PeerLink>], now: Instant) -> Option<&Arc<PeerLink>> {
-    let index = choose(candidates.len(), |i| candidates[i].load.cost(now), |n| fastrand::usize(..n))?;
-    candidates.get(index)
+/// The cheaper of two candidates picked at random; `None` when there are none. Only a choice needs the time.
+pub(crate) fn pick(candidates: &[Arc<PeerLink>], now: impl FnOnce() -> Instant) -> Option<&Arc<PeerLink>> {
+    if let [_, _, ..] = candidates {
+        let now = now();
+        let index = choose(candidates.len(), |i| candidates[i].load.cost(now), |n| fastrand::usize(..n))?;
+        return candidates.get(index);
+    }
+    candidates.first()
 }
 
 /// The rule itself, with cost and chance passed in.

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, IntoFuture, poll_fn},
     marker::PhantomData,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -117,7 +117,9 @@ impl<R: DeserializeOwned> Call<R> {
         };
         let late = |_| CallError::Deadline { subject: self.subject.clone(), after };
         let span = tracing::debug_span!("call", node = %shared.id, service = %shared.service, subject = %self.subject);
-        let result = timeout_at(deadline, attempt.run()).instrument(span).await.map_err(late).flatten();
+        // Pinned here, or else it would have room in this future three times over.
+        let run = pin!(attempt.run());
+        let result = timeout_at(deadline, run).instrument(span).await.map_err(late).flatten();
         let outcome = if result.is_ok() { "ok" } else { "error" };
         metrics::counter!("ripstop_calls_total", "outcome" => outcome).increment(1);
         let (reply, link) = result?;
@@ -221,7 +223,7 @@ impl Attempt<'_> {
     ) -> Result<(Arc<PeerLink>, Arc<Connection>), (Vec<Arc<PeerLink>>, CallError)> {
         let up: Vec<_> =
             candidates.iter().filter(|link| link.current(Lane::Calls).is_some()).cloned().collect();
-        if let Some(link) = balance::pick(&up, Instant::now())
+        if let Some(link) = balance::pick(&up, Instant::now)
             && let Some(connection) = link.current(Lane::Calls)
         {
             let down = candidates.iter().filter(|link| link.current(Lane::Calls).is_none());
@@ -285,9 +287,10 @@ impl Attempt<'_> {
         let (ticket, outcome) = connection.pending.register().map_err(gone)?;
         let pipe = connection.pipe.clone();
         let guard = CancelOnDrop { ticket, subject: self.subject, pipe };
+        let mut now = started;
         loop {
             let mut header = Header::new(Kind::Call, guard.ticket.id);
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let left = self.deadline.saturating_duration_since(now);
             header.fields.dl = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
             let request = Outgoing {
                 envelope: Envelope::Delimiter,
@@ -299,29 +302,29 @@ impl Attempt<'_> {
                 Put::Queued | Put::Batched => break,
                 Put::Full => {
                     connection.pipe.space().await;
+                    now = Instant::now();
                 }
                 Put::Closed => return Err(gone("the connection has just ended".into())),
             }
         }
         let outcome = outcome.await.unwrap_or(Outcome::Lost("the connection ended".into()));
-        let took = started.elapsed();
+        let now = Instant::now();
+        let took = now - started;
         match outcome {
             Outcome::Reply(body) => {
-                link.load.succeeded(took, Instant::now());
+                link.load.succeeded(took, now);
                 Ok(body)
             }
             Outcome::Error(body) => {
                 let error = self.error(&body, link);
                 match error {
-                    CallError::Full { .. } | CallError::Deadline { .. } => {
-                        link.load.failed(took, Instant::now())
-                    }
-                    _ => link.load.succeeded(took, Instant::now()),
+                    CallError::Full { .. } | CallError::Deadline { .. } => link.load.failed(took, now),
+                    _ => link.load.succeeded(took, now),
                 }
                 Err(error)
             }
             Outcome::Lost(reason) => {
-                link.load.failed(took, Instant::now());
+                link.load.failed(took, now);
                 Err(lost(&reason))
             }
         }

@@ -234,7 +234,9 @@ impl Methods {
         let cancellable = lane.then_some(id);
         let task = async move {
             let _working = working;
-            let answer = DEADLINE.scope(deadline, run(&method, message, body, context, deadline)).await;
+            // Pinned, here and there, or else each future that it is handed through would have room for it twice.
+            let answering = pin!(run(&method, message, body, context, deadline));
+            let answer = DEADLINE.scope(deadline, answering).await;
             // An answer that waits for a caller who does not read takes nobody's place.
             drop(admitted);
             reply.send(&answer, deadline, held).await;
@@ -286,10 +288,10 @@ async fn run(
         Some(deadline) if deadline <= Instant::now() => {
             Err(error_body(415, "the deadline had passed on arrival"))
         }
-        Some(deadline) => {
-            timeout_at(deadline, work).await.unwrap_or_else(|_| Err(error_body(415, "the deadline passed")))
-        }
-        None => work.await,
+        Some(deadline) => timeout_at(deadline, pin!(work))
+            .await
+            .unwrap_or_else(|_| Err(error_body(415, "the deadline passed"))),
+        None => pin!(work).await,
     }
 }
 
