@@ -24,9 +24,9 @@ async fn stay(work: Work) -> Result<()> {
         Kind::Ask | Kind::Many => {
             let router = Router::new();
             here(router.bind("tcp://127.0.0.1:0").await?);
-            loop {
-                router.send(router.recv().await?).await?;
-            }
+            // Until the one who asks has gone.
+            while router.send(router.recv().await?).await.is_ok() {}
+            Ok(())
         }
     }
 }
