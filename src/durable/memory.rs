@@ -1,0 +1,145 @@
+//! A store without a disk, for tests: what [`super::Sqlite`] has to be like.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{Id, Item, Letter, Limits, Millis, NewItem, SeenKey, Store, StoreError, Usage, Write};
+
+#[derive(Debug)]
+pub(crate) struct Memory {
+    outbox: String,
+    limits: Limits,
+    last: Id,
+    last_letter: Id,
+    items: BTreeMap<Id, Item>,
+    letters: BTreeMap<Id, Letter>,
+    seen: BTreeMap<u64, (SeenKey, Millis)>,
+    seen_keys: HashSet<SeenKey>,
+    seen_last: u64,
+    bytes: u64,
+}
+
+impl Memory {
+    /// `outbox` names it: see [`Store::outbox`].
+    pub(crate) fn new(outbox: &str, limits: Limits) -> Self {
+        Self {
+            outbox: outbox.to_owned(),
+            limits,
+            last: 0,
+            last_letter: 0,
+            items: BTreeMap::new(),
+            letters: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            seen_keys: HashSet::new(),
+            seen_last: 0,
+            bytes: 0,
+        }
+    }
+
+    fn put(&mut self, item: &NewItem) -> Id {
+        self.last += 1;
+        let id = self.last;
+        self.bytes += item.body.len() as u64;
+        let NewItem { queue, body, created, due, expires } = item.clone();
+        self.items.insert(id, Item { id, queue, body, created, due, expires, attempts: 0, error: None });
+        id
+    }
+
+    fn take(&mut self, id: Id) -> Option<Item> {
+        let item = self.items.remove(&id)?;
+        self.bytes -= item.body.len() as u64;
+        Some(item)
+    }
+
+    fn write(&mut self, write: &Write) -> Option<Id> {
+        match write {
+            Write::Put(item) => return Some(self.put(item)),
+            Write::Done(id) => {
+                self.take(*id);
+                self.letters.retain(|_, letter| letter.replay != Some(*id));
+            }
+            Write::Retry { id, due, attempts, error } => {
+                if let Some(item) = self.items.get_mut(id) {
+                    (item.due, item.attempts, item.error) = (*due, *attempts, Some(error.clone()));
+                }
+            }
+            Write::Dead(about) => {
+                let item = self.take(about.item)?;
+                self.letters.retain(|_, letter| letter.replay != Some(item.id));
+                self.last_letter += 1;
+                let id = self.last_letter;
+                let Item { queue, body, created, .. } = item;
+                let letter = Letter { id, queue, body, created, about: about.clone(), replay: None };
+                self.letters.insert(id, letter);
+            }
+            Write::Seen { key, at } => {
+                if self.seen_keys.insert(key.clone()) {
+                    self.seen_last += 1;
+                    self.seen.insert(self.seen_last, (key.clone(), *at));
+                }
+                for _ in 0..2 {
+                    let Some((first, (_, at_first))) = self.seen.first_key_value() else { break };
+                    let old = at_first.after(self.limits.seen_for) < *at;
+                    if !old && self.seen_last - first < self.limits.seen {
+                        break;
+                    }
+                    if let Some((_, (key, _))) = self.seen.pop_first() {
+                        self.seen_keys.remove(&key);
+                    }
+                }
+            }
+            Write::Replay { letter, now } => {
+                let found = self.letters.get(letter).filter(|found| found.replay.is_none())?;
+                let item = NewItem {
+                    queue: found.queue.clone(),
+                    body: found.body.clone(),
+                    created: found.created,
+                    due: *now,
+                    expires: None,
+                };
+                let id = self.put(&item);
+                self.letters.get_mut(letter)?.replay = Some(id);
+                return Some(id);
+            }
+            Write::Purge(letter) => drop(self.letters.remove(letter)),
+        }
+        None
+    }
+}
+
+impl Store for Memory {
+    fn outbox(&self) -> &str {
+        &self.outbox
+    }
+
+    fn usage(&self) -> Usage {
+        Usage { messages: self.items.len() as u64, bytes: self.bytes, letters: self.letters.len() as u64 }
+    }
+
+    fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError> {
+        Ok(writes.iter().map(|write| self.write(write)).collect())
+    }
+
+    fn queues(&mut self) -> Result<Vec<String>, StoreError> {
+        let mut queues: Vec<_> = self.items.values().map(|item| item.queue.clone()).collect();
+        queues.sort();
+        queues.dedup();
+        Ok(queues)
+    }
+
+    fn page(&mut self, queue: &str, after: Id, limit: usize) -> Result<Vec<Item>, StoreError> {
+        let behind = self.items.range(after + 1..).map(|(_, item)| item);
+        Ok(behind.filter(|item| item.queue == queue).take(limit).cloned().collect())
+    }
+
+    fn item(&mut self, id: Id) -> Result<Option<Item>, StoreError> {
+        Ok(self.items.get(&id).cloned())
+    }
+
+    fn seen(&mut self) -> Result<Vec<SeenKey>, StoreError> {
+        Ok(self.seen.values().map(|(key, _)| key.clone()).collect())
+    }
+
+    fn letters(&mut self, after: Id, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        Ok(self.letters.range(after + 1..).take(limit).map(|(_, letter)| letter.clone()).collect())
+    }
+}

@@ -1,0 +1,487 @@
+//! The store on disk: SQLite with a write-ahead log, synchronised at each commit.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
+
+use super::{
+    Id, Item, Letter, Limits, Millis, NewItem, NewLetter, Reason, SeenKey, Store, StoreError, Usage, Write,
+};
+
+/// What `user_version` says of a file that this release writes.
+const VERSION: i64 = 1;
+/// Sets our files apart from other programs' SQLite files: "RSOB".
+const APPLICATION: i64 = 0x5253_4f42;
+/// How long a command that looks into the file may make the node wait, and the other way round.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Sums guard what must not change; SQLite has none of its own outside the log. What does change (`due`, `attempts`) is
+/// worth less than the item.
+const SCHEMA: &str = "
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE queue (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE item (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue INTEGER NOT NULL REFERENCES queue,
+    body BLOB NOT NULL,
+    created INTEGER NOT NULL,
+    expires INTEGER,
+    sum INTEGER NOT NULL,
+    due INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    error TEXT
+);
+CREATE INDEX item_of_queue ON item (queue, id);
+CREATE TABLE letter (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue INTEGER NOT NULL REFERENCES queue,
+    body BLOB NOT NULL,
+    created INTEGER NOT NULL,
+    sum INTEGER NOT NULL,
+    item INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    died INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    chain TEXT NOT NULL,
+    instance TEXT,
+    replay INTEGER UNIQUE
+);
+CREATE TABLE sender (id INTEGER PRIMARY KEY, name TEXT NOT NULL, outbox TEXT NOT NULL, UNIQUE (name, outbox));
+CREATE TABLE seen (n INTEGER PRIMARY KEY, sender INTEGER NOT NULL, id INTEGER NOT NULL, at INTEGER NOT NULL, UNIQUE (sender, id));
+CREATE TABLE damaged (id INTEGER PRIMARY KEY, queue INTEGER, body BLOB, created INTEGER, sum INTEGER);
+";
+
+pub(crate) struct Sqlite {
+    db: Connection,
+    outbox: String,
+    limits: Limits,
+    usage: Usage,
+    /// By name: they are few, and looked up at each item.
+    queues: HashMap<String, i64>,
+}
+
+impl Sqlite {
+    /// Opens the file, or makes it, and then `outbox` is its name for ever.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`]: it is no store, one of a later release, or cannot be read.
+    pub(crate) fn open(path: &Path, outbox: &str, limits: Limits) -> Result<Self, StoreError> {
+        let failed = |reason: String| StoreError::Open { path: PathBuf::from(path), reason };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|error| failed(error.to_string()))?;
+        }
+        let db = Connection::open(path).map_err(|error| failed(error.to_string()))?;
+        Self::on(db, outbox, limits).map_err(|error| match error {
+            StoreError::Disk { reason } | StoreError::Damaged { reason } => failed(reason),
+            other => other,
+        })
+    }
+
+    fn on(mut db: Connection, outbox: &str, limits: Limits) -> Result<Self, StoreError> {
+        db.busy_timeout(BUSY)?;
+        db.pragma_update(None, "journal_mode", "wal")?;
+        db.pragma_update(None, "synchronous", "full")?;
+        let (application, version) = (pragma(&db, "application_id")?, pragma(&db, "user_version")?);
+        match (application, version) {
+            (0, 0) => {
+                let begin = db.transaction()?;
+                begin.execute_batch(SCHEMA)?;
+                begin.execute("INSERT INTO meta VALUES ('outbox', ?)", [outbox])?;
+                begin.pragma_update(None, "application_id", APPLICATION)?;
+                begin.pragma_update(None, "user_version", VERSION)?;
+                begin.commit()?;
+            }
+            (APPLICATION, VERSION) => {}
+            (APPLICATION, newer) => {
+                let reason =
+                    format!("it is of version {newer}, and this release knows {VERSION}: update ripstop");
+                return Err(StoreError::Damaged { reason });
+            }
+            _ => {
+                let reason = "another program's file is in its place: move it away".into();
+                return Err(StoreError::Damaged { reason });
+            }
+        }
+        let outbox = db.query_row("SELECT value FROM meta WHERE name = 'outbox'", [], |row| row.get(0))?;
+        let queues = {
+            let mut all = db.prepare("SELECT name, id FROM queue")?;
+            let all = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            all.collect::<Result<_, _>>()?
+        };
+        let usage = Usage {
+            messages: counted(&db, "messages")?,
+            bytes: counted(&db, "bytes")?,
+            letters: counted(&db, "letters")?,
+        };
+        Ok(Self { db, outbox, limits, usage, queues })
+    }
+}
+
+fn pragma(db: &Connection, name: &str) -> Result<i64, StoreError> {
+    Ok(db.pragma_query_value(None, name, |row| row.get(0))?)
+}
+
+/// A count that is kept, because counting would read everything.
+fn counted(db: &Connection, name: &str) -> Result<u64, StoreError> {
+    let value = db.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0));
+    Ok(value.optional()?.unwrap_or(0) as u64)
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let reason = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged { reason },
+            _ => Self::Disk { reason },
+        }
+    }
+}
+
+fn sum(queue: &str, body: &[u8], created: Millis) -> i64 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(queue.as_bytes());
+    sum.update(&created.0.to_le_bytes());
+    sum.update(body);
+    i64::from(sum.finalize())
+}
+
+/// SQLite's integers are signed. Neither ids nor times reach the sign in a million years.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
+}
+
+fn millis(row: &Row<'_>, column: &str) -> rusqlite::Result<Millis> {
+    unsigned(row, column).map(Millis)
+}
+
+/// An item, and whether its sum is right.
+fn item(row: &Row<'_>) -> rusqlite::Result<(Item, bool)> {
+    let item = Item {
+        id: unsigned(row, "id")?,
+        queue: row.get("name")?,
+        body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
+        created: millis(row, "created")?,
+        due: millis(row, "due")?,
+        expires: row.get::<_, Option<i64>>("expires")?.map(|at| Millis(u64::try_from(at).unwrap_or(0))),
+        attempts: row.get("attempts")?,
+        error: row.get("error")?,
+    };
+    let right = row.get::<_, i64>("sum")? == sum(&item.queue, &item.body, item.created);
+    Ok((item, right))
+}
+
+fn letter(row: &Row<'_>) -> rusqlite::Result<Letter> {
+    let reason: String = row.get("reason")?;
+    let chain: String = row.get("chain")?;
+    Ok(Letter {
+        id: unsigned(row, "id")?,
+        queue: row.get("name")?,
+        body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
+        created: millis(row, "created")?,
+        about: NewLetter {
+            item: unsigned(row, "item")?,
+            reason: Reason::ALL.into_iter().find(|known| known.as_str() == reason).unwrap_or(Reason::Refused),
+            died: millis(row, "died")?,
+            attempts: row.get("attempts")?,
+            error: row.get("error")?,
+            chain: chain.lines().map(str::to_owned).collect(),
+            instance: row.get("instance")?,
+        },
+        replay: row.get::<_, Option<i64>>("replay")?.map(|id| u64::try_from(id).unwrap_or(0)),
+    })
+}
+
+/// One transaction, and what it makes of the counts.
+struct Change<'a> {
+    db: Transaction<'a>,
+    queues: &'a mut HashMap<String, i64>,
+    limits: Limits,
+    usage: Usage,
+}
+
+impl Change<'_> {
+    fn queue(&mut self, name: &str) -> rusqlite::Result<i64> {
+        if let Some(id) = self.queues.get(name) {
+            return Ok(*id);
+        }
+        self.db.prepare_cached("INSERT OR IGNORE INTO queue (name) VALUES (?)")?.execute([name])?;
+        let id = self.db.query_row("SELECT id FROM queue WHERE name = ?", [name], |row| row.get(0))?;
+        self.queues.insert(name.to_owned(), id);
+        Ok(id)
+    }
+
+    fn put(&mut self, item: &NewItem) -> rusqlite::Result<Id> {
+        let queue = self.queue(&item.queue)?;
+        let sum = sum(&item.queue, &item.body, item.created);
+        let expires = item.expires.map(|at| signed(at.0));
+        let mut insert = self.db.prepare_cached(
+            "INSERT INTO item (queue, body, created, expires, sum, due) VALUES (?, ?, ?, ?, ?, ?)",
+        )?;
+        let (created, due) = (signed(item.created.0), signed(item.due.0));
+        let id = insert.insert(params![queue, &item.body[..], created, expires, sum, due])?;
+        self.usage.messages += 1;
+        self.usage.bytes += item.body.len() as u64;
+        Ok(u64::try_from(id).unwrap_or(0))
+    }
+
+    /// `false`: there is no such item (any more).
+    fn remove(&mut self, id: Id) -> rusqlite::Result<bool> {
+        let mut delete = self.db.prepare_cached("DELETE FROM item WHERE id = ? RETURNING length(body)")?;
+        let bytes = delete.query_row([signed(id)], |row| row.get::<_, i64>(0)).optional()?;
+        self.usage.messages -= u64::from(bytes.is_some());
+        self.usage.bytes -= u64::try_from(bytes.unwrap_or(0)).unwrap_or(0);
+        Ok(bytes.is_some())
+    }
+
+    /// The letter that this item was a replay of goes.
+    fn replayed(&mut self, id: Id) -> rusqlite::Result<()> {
+        let mut delete = self.db.prepare_cached("DELETE FROM letter WHERE replay = ?")?;
+        self.usage.letters -= delete.execute([signed(id)])? as u64;
+        Ok(())
+    }
+
+    fn dead(&mut self, about: &NewLetter) -> rusqlite::Result<()> {
+        let copied = self
+            .db
+            .prepare_cached(
+                "INSERT INTO letter (queue, body, created, sum, item, reason, died, attempts, error, chain, instance)
+                 SELECT queue, body, created, sum, id, ?2, ?3, ?4, ?5, ?6, ?7 FROM item WHERE id = ?1",
+            )?
+            .execute(params![
+                signed(about.item),
+                about.reason.as_str(),
+                signed(about.died.0),
+                about.attempts,
+                about.error,
+                about.chain.join("\n"),
+                about.instance,
+            ])?;
+        if copied > 0 {
+            self.replayed(about.item)?;
+            self.remove(about.item)?;
+            self.usage.letters += 1;
+        }
+        Ok(())
+    }
+
+    fn saw(&mut self, key: &SeenKey, at: Millis) -> rusqlite::Result<()> {
+        self.db
+            .prepare_cached("INSERT OR IGNORE INTO sender (name, outbox) VALUES (?, ?)")?
+            .execute([&key.sender, &key.outbox])?;
+        self.db
+            .prepare_cached(
+                "INSERT OR IGNORE INTO seen (sender, id, at)
+                 SELECT id, ?3, ?4 FROM sender WHERE name = ?1 AND outbox = ?2",
+            )?
+            .execute(params![key.sender, key.outbox, signed(key.id), signed(at.0)])?;
+        // Two old ones go for each that comes: never many at once.
+        self.db
+            .prepare_cached(
+                "DELETE FROM seen WHERE n IN (SELECT n FROM seen ORDER BY n LIMIT 2)
+                 AND (at + ?1 < ?2 OR n + ?3 <= (SELECT max(n) FROM seen))",
+            )?
+            .execute([signed(self.limits.seen_for), signed(at.0), signed(self.limits.seen)])?;
+        Ok(())
+    }
+
+    fn replay(&mut self, letter: Id, now: Millis) -> rusqlite::Result<Option<Id>> {
+        let mut find = self.db.prepare_cached(
+            "SELECT name, body, created FROM letter JOIN queue ON queue.id = letter.queue
+             WHERE letter.id = ? AND replay IS NULL",
+        )?;
+        let item = find.query_row([signed(letter)], |row| {
+            Ok(NewItem {
+                queue: row.get("name")?,
+                body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
+                created: millis(row, "created")?,
+                due: now,
+                expires: None,
+            })
+        });
+        let found = item.optional()?;
+        drop(find);
+        let Some(item) = found else { return Ok(None) };
+        let id = self.put(&item)?;
+        let mut mark = self.db.prepare_cached("UPDATE letter SET replay = ? WHERE id = ?")?;
+        mark.execute([signed(id), signed(letter)])?;
+        Ok(Some(id))
+    }
+
+    fn write(&mut self, write: &Write) -> rusqlite::Result<Option<Id>> {
+        match write {
+            Write::Put(item) => return self.put(item).map(Some),
+            Write::Replay { letter, now } => return self.replay(*letter, *now),
+            Write::Done(id) => {
+                self.remove(*id)?;
+                self.replayed(*id)?;
+            }
+            Write::Retry { id, due, attempts, error } => {
+                let mut update = self
+                    .db
+                    .prepare_cached("UPDATE item SET due = ?, attempts = ?, error = ? WHERE id = ?")?;
+                update.execute(params![signed(due.0), attempts, error, signed(*id)])?;
+            }
+            Write::Dead(about) => self.dead(about)?,
+            Write::Seen { key, at } => self.saw(key, *at)?,
+            Write::Purge(letter) => {
+                let mut delete = self.db.prepare_cached("DELETE FROM letter WHERE id = ?")?;
+                self.usage.letters -= delete.execute([signed(*letter)])? as u64;
+            }
+        }
+        Ok(None)
+    }
+
+    fn end(self, before: Usage) -> rusqlite::Result<Usage> {
+        if self.usage != before {
+            let mut keep = self.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?, ?)")?;
+            let Usage { messages, bytes, letters } = self.usage;
+            for (name, value) in [("messages", messages), ("bytes", bytes), ("letters", letters)] {
+                keep.execute(params![name, signed(value)])?;
+            }
+        }
+        self.db.commit()?;
+        Ok(self.usage)
+    }
+}
+
+impl Store for Sqlite {
+    fn outbox(&self) -> &str {
+        &self.outbox
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError> {
+        let before = self.usage;
+        let known = self.queues.len();
+        let committed = self.db.transaction().and_then(|db| {
+            let (queues, limits) = (&mut self.queues, self.limits);
+            let mut change = Change { db, queues, limits, usage: before };
+            let minted = writes.iter().map(|write| change.write(write)).collect::<Result<_, _>>()?;
+            Ok((change.end(before)?, minted))
+        });
+        match committed {
+            Ok((usage, minted)) => {
+                self.usage = usage;
+                Ok(minted)
+            }
+            Err(error) => {
+                // A queue that was first named in it is not there either.
+                if self.queues.len() > known {
+                    self.queues.clear();
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn queues(&mut self) -> Result<Vec<String>, StoreError> {
+        let mut names = self.db.prepare_cached(
+            "SELECT name FROM queue WHERE EXISTS (SELECT 1 FROM item WHERE item.queue = queue.id) ORDER BY name",
+        )?;
+        let names = names.query_map([], |row| row.get(0))?;
+        Ok(names.collect::<Result<_, _>>()?)
+    }
+
+    fn page(&mut self, queue: &str, after: Id, limit: usize) -> Result<Vec<Item>, StoreError> {
+        let read: Vec<_> = {
+            let mut page = self.db.prepare_cached(
+                "SELECT item.*, name FROM item JOIN queue ON queue.id = item.queue
+                 WHERE name = ? AND item.id > ? ORDER BY item.id LIMIT ?",
+            )?;
+            let read = page.query_map(params![queue, signed(after), signed(limit as u64)], item)?;
+            read.collect::<Result<_, _>>()?
+        };
+        let mut items = Vec::with_capacity(read.len());
+        for (item, right) in read {
+            if right {
+                items.push(item);
+            } else {
+                self.put_aside(&item)?;
+            }
+        }
+        Ok(items)
+    }
+
+    fn item(&mut self, id: Id) -> Result<Option<Item>, StoreError> {
+        let found = self
+            .db
+            .prepare_cached(
+                "SELECT item.*, name FROM item JOIN queue ON queue.id = item.queue WHERE item.id = ?",
+            )?
+            .query_row([signed(id)], item)
+            .optional()?;
+        match found {
+            Some((item, false)) => self.put_aside(&item).map(|()| None),
+            found => Ok(found.map(|(item, _)| item)),
+        }
+    }
+
+    fn seen(&mut self) -> Result<Vec<SeenKey>, StoreError> {
+        let mut all = self.db.prepare_cached(
+            "SELECT name, outbox, seen.id FROM seen JOIN sender ON sender.id = seen.sender ORDER BY n",
+        )?;
+        let all = all.query_map([], |row| {
+            Ok(SeenKey { sender: row.get("name")?, outbox: row.get("outbox")?, id: unsigned(row, "id")? })
+        })?;
+        Ok(all.collect::<Result<_, _>>()?)
+    }
+
+    fn letters(&mut self, after: Id, limit: usize) -> Result<Vec<Letter>, StoreError> {
+        let mut page = self.db.prepare_cached(
+            "SELECT letter.*, name FROM letter JOIN queue ON queue.id = letter.queue
+             WHERE letter.id > ? ORDER BY letter.id LIMIT ?",
+        )?;
+        let page = page.query_map([signed(after), signed(limit as u64)], letter)?;
+        Ok(page.collect::<Result<_, _>>()?)
+    }
+}
+
+impl Sqlite {
+    /// What was damaged on disk is kept, where it is in nobody's way.
+    fn put_aside(&mut self, item: &Item) -> Result<(), StoreError> {
+        tracing::error!(id = item.id, queue = item.queue, "a kept item is damaged and was put aside");
+        metrics::counter!("ripstop_store_errors_total", "reason" => "damaged").increment(1);
+        let before = self.usage;
+        let db = self.db.transaction()?;
+        db.execute(
+            "INSERT INTO damaged SELECT id, queue, body, created, sum FROM item WHERE id = ?",
+            [signed(item.id)],
+        )?;
+        let mut change = Change { db, queues: &mut self.queues, limits: self.limits, usage: before };
+        change.remove(item.id)?;
+        self.usage = change.end(before)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Sqlite {
+    pub(super) fn db_for_tests(&self) -> &Connection {
+        &self.db
+    }
+
+    /// Items that were put aside.
+    pub(super) fn damaged_for_tests(&self) -> usize {
+        let count = self.db.query_row("SELECT count(*) FROM damaged", [], |row| row.get::<_, i64>(0));
+        usize::try_from(count.unwrap()).unwrap()
+    }
+
+    /// What a whole check says.
+    pub(super) fn is_broken_for_tests(&self) -> bool {
+        let check = self.db.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+        check.ok().is_none_or(|said| said != "ok")
+    }
+}

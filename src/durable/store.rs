@@ -1,0 +1,173 @@
+//! What a store keeps, and the trait in front of it.
+
+use bytes::Bytes;
+
+use super::StoreError;
+
+/// Milliseconds since 1970, by the clock of whoever says so.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub(crate) struct Millis(pub(crate) u64);
+
+impl Millis {
+    pub(crate) fn after(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+/// What names an item for ever: minted when it is kept, rising, never used again.
+pub(crate) type Id = u64;
+
+/// An item to be kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NewItem {
+    pub(crate) queue: String,
+    pub(crate) body: Bytes,
+    pub(crate) created: Millis,
+    /// Not delivered before.
+    pub(crate) due: Millis,
+    /// Becomes a dead letter if it has not been processed by then.
+    pub(crate) expires: Option<Millis>,
+}
+
+/// A kept item: what this node owes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Item {
+    pub(crate) id: Id,
+    pub(crate) queue: String,
+    pub(crate) body: Bytes,
+    pub(crate) created: Millis,
+    pub(crate) due: Millis,
+    pub(crate) expires: Option<Millis>,
+    /// Attempts that have failed.
+    pub(crate) attempts: u32,
+    /// Why the last one did.
+    pub(crate) error: Option<String>,
+}
+
+/// Why an item became a dead letter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reason {
+    /// It failed as often as it may.
+    Attempts,
+    /// A handler refused it for good.
+    Refused,
+    /// It was not processed in its time.
+    Expired,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Self; 3] = [Self::Attempts, Self::Refused, Self::Expired];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempts => "attempts",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// What is known of an item that could not be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NewLetter {
+    pub(crate) item: Id,
+    pub(crate) reason: Reason,
+    pub(crate) died: Millis,
+    pub(crate) attempts: u32,
+    pub(crate) error: String,
+    /// The causes, nearest first.
+    pub(crate) chain: Vec<String>,
+    /// Where it failed last, as `service/id`.
+    pub(crate) instance: Option<String>,
+}
+
+/// A dead letter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Letter {
+    pub(crate) id: Id,
+    pub(crate) queue: String,
+    pub(crate) body: Bytes,
+    pub(crate) created: Millis,
+    pub(crate) about: NewLetter,
+    /// The item as which it is being tried again.
+    pub(crate) replay: Option<Id>,
+}
+
+/// What was done here, so that it need not be done twice: who owed it, and the name that it gave it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct SeenKey {
+    pub(crate) sender: String,
+    pub(crate) outbox: String,
+    pub(crate) id: Id,
+}
+
+/// One change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Write {
+    /// Keeps an item; its id is given back.
+    Put(NewItem),
+    /// It was processed: it is owed no more. With it goes the letter that it was a replay of.
+    Done(Id),
+    /// It failed, and is due again.
+    Retry { id: Id, due: Millis, attempts: u32, error: String },
+    /// It is given up.
+    Dead(NewLetter),
+    /// It was done here.
+    Seen { key: SeenKey, at: Millis },
+    /// A letter is tried again as a new item, whose id is given back; not one that is being tried already.
+    Replay { letter: Id, now: Millis },
+    /// A letter is thrown away.
+    Purge(Id),
+}
+
+/// How much may be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Limits {
+    /// Items that wait.
+    pub(crate) messages: u64,
+    /// The bytes of their bodies.
+    pub(crate) bytes: u64,
+    /// What was done is remembered this long, in milliseconds,
+    pub(crate) seen_for: u64,
+    /// and so many of it.
+    pub(crate) seen: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { messages: 10_000_000, bytes: 16 << 30, seen_for: 7 * 86_400_000, seen: 65_536 }
+    }
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Usage {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    pub(crate) letters: u64,
+}
+
+/// Where items, letters and what was seen are kept. Blocking: whoever calls it has a thread for that.
+pub(crate) trait Store: Send {
+    /// What names this store for ever, so that ids of another that was here before are not taken for its own.
+    fn outbox(&self) -> &str;
+
+    fn usage(&self) -> Usage;
+
+    /// All of it or nothing, on disk when this returns. Gives for each change the id that it minted, if it did.
+    fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError>;
+
+    /// Queues with something in them.
+    fn queues(&mut self) -> Result<Vec<String>, StoreError>;
+
+    /// Items of a queue behind this id, in order, whether they are due or not. Damaged ones are put aside, and are told once.
+    fn page(&mut self, queue: &str, after: Id, limit: usize) -> Result<Vec<Item>, StoreError>;
+
+    fn item(&mut self, id: Id) -> Result<Option<Item>, StoreError>;
+
+    /// What was done here and is remembered, oldest first.
+    fn seen(&mut self) -> Result<Vec<SeenKey>, StoreError>;
+
+    /// Letters behind this id, in order.
+    fn letters(&mut self, after: Id, limit: usize) -> Result<Vec<Letter>, StoreError>;
+}
