@@ -28,6 +28,7 @@
 //! | --- | --- | --- |
 //! | `cli` | yes | the command line `ripstop` |
 //! | `curve` | yes | CURVE, ZeroMQ's encryption: for sockets, and for foreign clients of a node with keys |
+//! | `durable` | yes | work that waits on disk until it is processed; the build needs a C compiler, for SQLite |
 //! | `mdns` | yes | discovery on a local network by multicast DNS |
 //! | `tls` | yes | TLS 1.3 between nodes, identities and permissions; the build needs a C compiler, for aws-lc |
 //! | `zeromq` | no | module `interop`: for services written on the `zeromq` crate |
@@ -37,6 +38,7 @@
 //! | --- | --- |
 //! | [`fabric`] | [`Node`]: typed calls, events and work between named services |
 //! | [`discovery`] | who is there: sources, adverts, the directory |
+//! | [`durable`] | what is owed and what was done, on disk |
 //! | [`config`] | `ripstop.toml` and the environment |
 //! | [`security`] | who may: identities, keys, permissions |
 //! | [`envelope`] | what a message says: header, body, subjects |
@@ -48,6 +50,7 @@ pub mod code;
 pub mod config;
 mod date;
 pub mod discovery;
+pub mod durable;
 pub mod endpoint;
 pub mod envelope;
 mod error;

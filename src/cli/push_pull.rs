@@ -107,7 +107,12 @@ async fn print_items(
                 } else {
                     out.value(&item.body)?;
                 }
-                unflushed = true;
+                unflushed = !item.is_durable();
+                if item.is_durable() {
+                    // Not owed any more once it is out of our hands.
+                    out.flush()?;
+                    item.ack();
+                }
                 left -= 1;
             }
         }

@@ -195,6 +195,8 @@ pub struct Rare {
     pub ik: Option<Box<str>>,
     /// `ct`: content type, when the body isn't MessagePack.
     pub ct: Option<Box<str>>,
+    /// `ob`: the outbox in which the message's id was minted; whoever pushes the message waits for an ack.
+    pub ob: Option<Box<str>>,
 }
 
 impl Fields {
@@ -241,7 +243,8 @@ impl Fields {
 
 impl Rare {
     fn named(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
-        [("tp", &self.tp), ("ts", &self.ts), ("k", &self.k), ("ik", &self.ik), ("ct", &self.ct)]
+        let Self { tp, ts, k, ik, ct, ob } = self;
+        [("tp", tp), ("ts", ts), ("k", k), ("ik", ik), ("ct", ct), ("ob", ob)]
             .into_iter()
             .map(|(key, text)| (key, text.as_deref()))
     }
@@ -276,7 +279,7 @@ impl Header {
         out.extend_from_slice(&[0x94, self.version, self.kind as u8]);
         put_uint(out, self.id);
         let fields = &self.fields;
-        out.push(0x80 | fields.len() as u8); // ten fields at most: always a small map
+        out.push(0x80 | fields.len() as u8); // eleven fields at most: always a small map
         if let Some(dl) = fields.dl {
             let [a, b, c, d] = u32::try_from(dl).unwrap_or(u32::MAX).to_be_bytes();
             out.extend_from_slice(&[0xa2, b'd', b'l', 0xce, a, b, c, d]);
@@ -428,6 +431,7 @@ fn read(reader: &mut Reader<'_>, length: usize, place: &mut &'static str) -> Res
             b"k" => text_field(reader, place, "header.fields.k", &mut fields, |rare| &mut rare.k)?,
             b"ik" => text_field(reader, place, "header.fields.ik", &mut fields, |rare| &mut rare.ik)?,
             b"ct" => text_field(reader, place, "header.fields.ct", &mut fields, |rare| &mut rare.ct)?,
+            b"ob" => text_field(reader, place, "header.fields.ob", &mut fields, |rare| &mut rare.ob)?,
             _ => reader.skip(1, limits.depth - 2, &mut budget)?,
         }
     }

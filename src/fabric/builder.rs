@@ -281,6 +281,16 @@ impl NodeBuilder {
         self
     }
 
+    /// Where the node keeps its id, and what it owes others: durable work takes it. One process at a time. Default: none.
+    ///
+    /// ```
+    /// let builder = ripstop::Node::builder("pricing").data_dir("/var/lib/pricing");
+    /// ```
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.data_dir = Some(path.into());
+        self
+    }
+
     /// How much may wait for one peer, or for one subscription or pull: messages and bytes, whichever comes first.
     /// Default 65,536 and 16 MiB.
     ///
@@ -354,6 +364,10 @@ impl NodeBuilder {
         *lock(&shared.endpoints) =
             if self.config.advertise.is_empty() { advertised(&bound) } else { self.config.advertise.clone() };
         self.add_sources(&shared, &bound)?;
+        #[cfg(feature = "durable")]
+        if let Some(dir) = &self.config.data_dir {
+            open_outbox(dir.clone(), &shared).await?;
+        }
         shared.spawn(Shared::reconciler(Arc::downgrade(&shared)));
         if let Some(keys) = keys {
             self.follow_changes(&shared, keys);
@@ -476,6 +490,8 @@ impl NodeBuilder {
             topics: Arc::new(Topics::new(me.clone())),
             subscriptions: Arc::new(Subscriptions::default()),
             outlets: Outlets::default(),
+            #[cfg(feature = "durable")]
+            outbox: std::sync::OnceLock::new(),
             pulls: Arc::new(Pulls::new(me.clone())),
             guard,
             monitor: Reporter::default(),
@@ -531,3 +547,25 @@ impl NodeBuilder {
 }
 
 show!([] NodeBuilder, "NodeBuilder", this, { service: this.service, fabric: this.config.fabric, listen: this.listen });
+
+/// Opens what this node owes, and goes on with it.
+#[cfg(feature = "durable")]
+async fn open_outbox(dir: PathBuf, shared: &Arc<Shared>) -> Result<(), StartError> {
+    use crate::{
+        discovery::NodeId,
+        durable::{Journal, Limits, Sqlite, Store, StoreError},
+        fabric::work::outbox::Outbox,
+    };
+    let (path, limits) = (dir.join("store.db"), Limits::default());
+    let failed = |error: StoreError| StartError::DataDir { path: dir.clone(), reason: error.to_string() };
+    let open = move || {
+        let store = Sqlite::open(&path, &NodeId::random().to_string(), limits)?;
+        Ok(Box::new(store) as Box<dyn Store>)
+    };
+    // It ends by itself, with the last who uses it.
+    let started = tokio::task::spawn_blocking(move || Journal::start(Box::new(open), limits));
+    let (journal, _) = started.await.unwrap_or(Err(StoreError::Closed)).map_err(failed)?;
+    let outbox = shared.outbox.get_or_init(|| Outbox::new(journal));
+    outbox.remember(shared).await.map_err(failed)?;
+    outbox.resume(shared).await.map_err(failed)
+}

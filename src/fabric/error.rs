@@ -6,6 +6,7 @@ use crate::{
     code::{Code, Fault},
     config::ConfigError,
     discovery::{DiscoveryError, NodeId},
+    durable::StoreError,
     envelope::{DecodeError, EncodeError, SubjectError},
     security::SecurityError,
 };
@@ -425,6 +426,20 @@ pub enum PushError {
     /// This node is draining.
     #[error("this node is shutting down")]
     Draining,
+    /// This node has no place on disk.
+    #[error("durable work needs a place on disk: set data_dir")]
+    NoStore,
+    /// The item could not be kept. Nothing was accepted.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The item was given up and is a dead letter.
+    #[error("an item for {queue} became a dead letter: {reason}")]
+    Dead {
+        /// The queue.
+        queue: String,
+        /// What it failed with last.
+        reason: String,
+    },
 }
 
 classify!(PushError {
@@ -435,6 +450,9 @@ classify!(PushError {
     Self::TooLarge { .. } => (417, Caller, false),
     Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
+    Self::NoStore => (500, Config, false),
+    Self::Store(_) => (506, Local, true),
+    Self::Dead { .. } => (507, Peer, false),
 });
 
 /// What a handler returns when it fails. It takes any error by `?`, with its causes.

@@ -51,6 +51,8 @@ pub(crate) struct Note {
     pub(crate) missed: u64,
     /// It is no event, but says why there is none.
     pub(crate) refusal: bool,
+    /// Whoever pushed it waits for an ack.
+    pub(crate) answered: bool,
 }
 
 /// What the reader is taking.
@@ -235,25 +237,26 @@ impl Inbox {
         paused.iter().for_each(|pipe| pipe.resume());
     }
 
-    /// Closes the queue and counts what nobody will read.
-    pub(crate) fn abandon(&self) {
+    /// Closes the queue and counts what nobody will read, but for what `give_back` takes.
+    pub(crate) fn abandon(&self, give_back: impl Fn(&Arc<Pipe>, &Item) -> bool) {
         self.close();
         let (head, tail) = {
             let mut head = lock(&self.head);
             let closed = Tail { closed: true, ..Tail::default() };
             (mem::take(&mut *head), mem::replace(&mut *lock(&self.tail), closed))
         };
-        let dropped = head.items.len() + tail.messages;
-        let waited = head.pipe.into_iter().map(|pipe| (pipe, head.bytes));
+        let mut dropped = 0;
+        let Head { items, pipe, bytes } = head;
+        let waited = pipe.map(|pipe| (pipe, items, bytes)).into_iter();
         let parts = tail.lanes.into_values().flat_map(|lane| lane.first.into_iter().chain(lane.more));
-        for (pipe, bytes) in waited.chain(parts.map(|part| (part.pipe, part.bytes))) {
+        for (pipe, items, bytes) in waited.chain(parts.map(|part| (part.pipe, part.items, part.bytes))) {
+            dropped += items.iter().filter(|item| !give_back(&pipe, item)).count() as u64;
             if pipe.taken(bytes) {
                 pipe.resume();
             }
         }
         if dropped > 0 {
-            metrics::counter!("ripstop_messages_dropped_total", "reason" => "reader_gone")
-                .increment(dropped as u64);
+            metrics::counter!("ripstop_messages_dropped_total", "reason" => "reader_gone").increment(dropped);
         }
     }
 

@@ -221,7 +221,7 @@ impl PeerLink {
             match lane {
                 // Heard until the new one has caught up: see `retire`.
                 Lane::Calls | Lane::Events => {}
-                Lane::Work => shared.outlets.lost(&old.pipe),
+                Lane::Work => shared.work_lost(&old.pipe),
             }
         }
         if let Err(reason) = shared.guard.still(&connection.pipe) {

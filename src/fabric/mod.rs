@@ -62,6 +62,11 @@ pub use events::{
 pub use fate::{DropReason, Fate};
 pub use node::Node;
 pub use peers::{PeerEvent, PeerInfo, PeerWatch};
+#[cfg(feature = "durable")]
+pub use work::{
+    letters::{DeadLetter, DeadLetters, Death},
+    outbox::{Durable, Receipt},
+};
 pub use work::{
     pull::{Delivery, Pull, PullBuilder},
     push::{Push, Pushing},

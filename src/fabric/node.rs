@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
+#[cfg(feature = "durable")]
+use crate::fabric::work::letters::DeadLetters;
 use crate::{
     discovery::{Directory, NodeId},
     endpoint::Endpoint,
@@ -236,6 +238,20 @@ impl Node {
     /// ```
     pub fn push<'a, T: Serialize + Sync + ?Sized>(&self, queue: &'a str, item: &'a T) -> Push<'a, T> {
         Push::new(self, queue, item)
+    }
+
+    /// What was pushed durably from here and nobody could do.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// for letter in node.dead_letters().list(0, 100).await? {
+    ///     println!("{}: {}", letter.queue, letter.error);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "durable")]
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self)
     }
 
     /// Pulls items of a queue, as a stream.

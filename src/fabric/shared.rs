@@ -103,6 +103,9 @@ pub(crate) struct Shared {
     pub(crate) topics: Arc<Topics>,
     pub(crate) subscriptions: Arc<Subscriptions>,
     pub(crate) outlets: Outlets,
+    /// What is owed on disk, if there is a place for it.
+    #[cfg(feature = "durable")]
+    pub(crate) outbox: std::sync::OnceLock<crate::fabric::work::outbox::Outbox>,
     pub(crate) pulls: Arc<Pulls>,
     pub(crate) guard: Guard,
     pub(crate) monitor: Reporter,
@@ -281,6 +284,15 @@ impl Shared {
     pub(crate) fn roots_changed_later(&self) {
         if let Some(shared) = self.me.upgrade() {
             self.spawn(async move { shared.roots_changed().await });
+        }
+    }
+
+    /// A connection of the lane `work` takes nothing more.
+    pub(crate) fn work_lost(&self, pipe: &Pipe) {
+        self.outlets.lost(pipe);
+        #[cfg(feature = "durable")]
+        if let Some(outbox) = self.outbox.get() {
+            outbox.lost(pipe);
         }
     }
 

@@ -5,6 +5,8 @@
 mod calls;
 mod common;
 mod drain;
+#[cfg(feature = "durable")]
+mod durable;
 mod events;
 mod foreign;
 mod peers;

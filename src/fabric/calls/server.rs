@@ -144,7 +144,7 @@ fn error_body(code: u16, message: impl Into<String>) -> ErrorBody {
     ErrorBody { code: Code::new(code).to_string(), message: message.into(), ..ErrorBody::default() }
 }
 
-fn handler_error(error: &HandlerError) -> ErrorBody {
+pub(crate) fn handler_error(error: &HandlerError) -> ErrorBody {
     ErrorBody {
         code: error.code().map_or_else(|| Code::new(416).to_string(), str::to_owned),
         message: error.message().to_owned(),

@@ -211,7 +211,8 @@ impl Subscriptions {
                     (Some(now), Some(last)) => now.saturating_sub(last).saturating_sub(1),
                     _ => 0,
                 };
-                let note = Note { missed, refusal: header.is_some_and(|header| header.kind == Kind::Error) };
+                let refusal = header.is_some_and(|header| header.kind == Kind::Error);
+                let note = Note { missed, refusal, ..Note::default() };
                 match run.offer(&entries, incoming.subject, message, (pipe, peer), note) {
                     Offered::Taken => {}
                     Offered::Full => {
@@ -462,7 +463,7 @@ impl<T: DeserializeOwned> futures_core::Stream for Subscription<T> {
 impl<T> Drop for Subscription<T> {
     fn drop(&mut self) {
         self.node.shared().subscriptions.remove(self.id);
-        self.inbox.abandon();
+        self.inbox.abandon(|_, _| false);
     }
 }
 

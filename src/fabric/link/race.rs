@@ -211,7 +211,7 @@ impl Core for Dialled {
             match self.lane {
                 Lane::Calls => {}
                 Lane::Events => shared.subscriptions.left(pipe),
-                Lane::Work => shared.outlets.lost(pipe),
+                Lane::Work => shared.work_lost(pipe),
             }
         }
         self.tell(Told::Left { attempt: self.attempt, reason });

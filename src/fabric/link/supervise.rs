@@ -89,7 +89,7 @@ pub(super) async fn supervise(shared: Weak<Shared>, link: Arc<PeerLink>, lane: L
                 metrics::counter!("ripstop_links_lost_total", "lane" => lane.name()).increment(1);
                 link.down(&strong, lane, &reason);
                 if lane == Lane::Work {
-                    strong.outlets.lost(&pipe);
+                    strong.work_lost(&pipe);
                 }
             }
             Err(reason) => {

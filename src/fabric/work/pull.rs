@@ -6,21 +6,22 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     sync::{Arc, Mutex, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Message,
-    envelope::{CreditBody, Header, Kind, check_subject},
+    envelope::{CreditBody, ErrorBody, Header, Kind, Verdict, check_subject},
     fabric::{
         Node,
         context::PeerName,
         error::{ReceiveError, SubscribeError},
-        inbox::{Fill, Inbox, Note},
+        inbox::{Fill, Inbox, Item, Note},
         shared::Shared,
         wire::{self, Envelope},
+        work::answer::{Answer, Answers, Key, say, untouched},
     },
     security::Action,
     socket::{
@@ -41,6 +42,7 @@ const LOG_EVERY: u64 = 10_000;
 pub(crate) struct Pulls {
     shared: Weak<Shared>,
     state: Mutex<State>,
+    answers: Arc<Mutex<Answers>>,
 }
 
 #[derive(Default)]
@@ -91,7 +93,13 @@ impl PulledQueue {
 
 impl Pulls {
     pub(crate) fn new(shared: Weak<Shared>) -> Self {
-        Self { shared, state: Mutex::default() }
+        Self { shared, state: Mutex::default(), answers: Arc::default() }
+    }
+
+    /// What was done here before, and where it is written down from now on.
+    #[cfg(feature = "durable")]
+    pub(super) fn remember(&self, disk: super::outbox::Disk, done: impl Iterator<Item = Key>) {
+        lock(&self.answers).remember(disk, done);
     }
 
     pub(crate) fn queues(&self) -> Vec<String> {
@@ -137,7 +145,10 @@ impl Pulls {
         }
         drop(state);
         if let Some(entry) = abandoned {
-            entry.inbox.abandon();
+            entry.inbox.abandon(|pipe, item| {
+                let parts = item.note.answered.then(|| wire::parse(&item.message).ok()).flatten();
+                parts.is_some_and(|parts| give_back(pipe, queue, parts.header.as_ref()))
+            });
         }
     }
 
@@ -243,6 +254,7 @@ impl Pulls {
                     run = None;
                     if shared.guard.may(pipe, Action::Push, parts.subject).is_err() {
                         metrics::counter!("ripstop_work_dropped_total", "reason" => "forbidden").increment(1);
+                        give_back(pipe, parts.subject, parts.header.as_ref());
                         done += 1;
                         continue;
                     }
@@ -252,13 +264,15 @@ impl Pulls {
                     ));
                 }
                 match run.as_mut().and_then(|(_, fill)| fill.as_mut()) {
+                    None if give_back(pipe, parts.subject, parts.header.as_ref()) => {}
                     None => nobody += 1,
                     Some(fill) => {
                         if !fill.has_room() {
                             flow = Flow::Pause;
                             break;
                         }
-                        fill.put(message.clone(), Note::default());
+                        let answered = parts.header.is_some_and(|header| waits_for_ack(&header));
+                        fill.put(message.clone(), Note { answered, ..Note::default() });
                     }
                 }
                 done += 1;
@@ -277,6 +291,20 @@ impl Pulls {
         received.messages.drain(..done);
         flow
     }
+}
+
+/// Tells whoever keeps an item that nobody works on it here; `false` where nobody keeps it.
+fn give_back(pipe: &Pipe, queue: &str, header: Option<&Header>) -> bool {
+    let kept = header.filter(|header| waits_for_ack(header));
+    if let Some(header) = kept {
+        say(pipe, queue, header.id, Some(&untouched()));
+    }
+    kept.is_some()
+}
+
+/// Whether whoever pushed it keeps it until it is acked.
+fn waits_for_ack(header: &Header) -> bool {
+    header.fields.rare().is_some_and(|rare| rare.ob.is_some())
 }
 
 /// The [`Core`] behind pushers: our own nodes with credit, and foreign PUSH sockets, which only back-pressure slows.
@@ -331,6 +359,86 @@ pub struct Delivery<T> {
     pub queue: Arc<str>,
     /// The pushing service, as it named itself; `None` for a foreign PUSH socket.
     pub from: Option<Arc<str>>,
+    /// Which attempt this is, counted from 1. Always 1 unless the item was pushed durably.
+    pub attempt: u32,
+    answer: Option<Arc<Answer>>,
+}
+
+impl<T> Delivery<T> {
+    /// Whether whoever pushed this keeps it until it is acked: see [`Push::durable`](super::push::Push::durable). Such an item
+    /// that is dropped without an answer is delivered again.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let mut emails = node.pull::<String>("emails").await?;
+    /// while let Some(Ok(email)) = emails.recv().await {
+    ///     println!("{}", if email.is_durable() { "at least once" } else { "at most once" });
+    ///     email.ack();
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn is_durable(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    /// It is done, and owed no more. The first answer counts; where nobody waits for one this does nothing.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// if let Some(Ok(email)) = node.pull::<String>("emails").await?.recv().await {
+    ///     println!("{}", email.body);
+    ///     email.ack();
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn ack(&self) {
+        if let Some(answer) = &self.answer {
+            answer.ack();
+        }
+    }
+
+    /// It failed: it is delivered again after a pause, here or elsewhere, a few times, and then becomes a dead letter.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// if let Some(Ok(email)) = node.pull::<String>("emails").await?.recv().await {
+    ///     email.nack("the mail server does not answer", Some(std::time::Duration::from_secs(30)));
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn nack(&self, why: impl Into<String>, retry_after: Option<Duration>) {
+        let after = retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        self.failed(&ErrorBody { retry_after_ms: after, ..ErrorBody::new("", why) });
+    }
+
+    /// It would fail each time: it becomes a dead letter now.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// if let Some(Ok(email)) = node.pull::<String>("emails").await?.recv().await {
+    ///     email.dead_letter("no such address");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn dead_letter(&self, why: impl Into<String>) {
+        self.failed(&refused(why));
+    }
+
+    /// The body, and the rest.
+    pub(super) fn open(self) -> (T, Delivery<()>) {
+        let Self { body, queue, from, attempt, answer } = self;
+        (body, Delivery { body: (), queue, from, attempt, answer })
+    }
+
+    pub(super) fn failed(&self, error: &ErrorBody) {
+        if let Some(answer) = &self.answer {
+            answer.nack(error);
+        }
+    }
+}
+
+fn refused(why: impl Into<String>) -> ErrorBody {
+    ErrorBody { retry: Some(Verdict::Never), ..ErrorBody::new("", why) }
 }
 
 /// A pull being prepared by [`Node::pull`]. Await it to begin.
@@ -427,7 +535,22 @@ impl<T: DeserializeOwned> Pull<T> {
     }
 
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<T>, ReceiveError>>> {
-        let (message, from) = {
+        loop {
+            match ready!(self.poll_take(cx)) {
+                None => return Poll::Ready(None),
+                Some((item, from, pipe)) => {
+                    if let Some(delivery) = self.delivery(&item, from, pipe.as_ref()) {
+                        return Poll::Ready(Some(delivery));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next item, who sent it, and over which connection, if it wants an answer.
+    #[allow(clippy::type_complexity)]
+    fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<(Item, Option<Arc<str>>, Option<Arc<Pipe>>)>> {
+        {
             let mut owed = lock(&self.owed);
             let owed = &mut *owed;
             // Not at every item: the window is as wide as several of these.
@@ -440,8 +563,8 @@ impl<T: DeserializeOwned> Pull<T> {
                     *owed = Owed { pipe: Some(pipe.clone()), from: PeerName::service_of(pipe), items: 0 };
                 }
             });
-            let message = match taken {
-                Poll::Ready(Some(item)) => item.message,
+            let item = match taken {
+                Poll::Ready(Some(item)) => item,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     self.settle(owed);
@@ -449,18 +572,39 @@ impl<T: DeserializeOwned> Pull<T> {
                 }
             };
             owed.items += 1;
-            (message, owed.from.clone())
-        };
-        Poll::Ready(Some(self.delivery(&message, from)))
+            let pipe = owed.pipe.clone().filter(|_| item.note.answered);
+            Poll::Ready(Some((item, owed.from.clone(), pipe)))
+        }
     }
 
-    fn delivery(&self, message: &Message, from: Option<Arc<str>>) -> Result<Delivery<T>, ReceiveError> {
-        // It was parsed when it came in, and the body is what comes last.
-        let body = message.frames().last().unwrap_or_default();
-        match wire::decoded(body, self.node.shared().options.body, "work") {
-            Ok(body) => Ok(Delivery { body, queue: self.queue.clone(), from }),
-            Err(reason) => Err(ReceiveError::Decode { subject: self.queue.to_string(), reason }),
+    /// `None`: it has come before.
+    fn delivery(
+        &self,
+        item: &Item,
+        from: Option<Arc<str>>,
+        pipe: Option<&Arc<Pipe>>,
+    ) -> Option<Result<Delivery<T>, ReceiveError>> {
+        let (mut attempt, mut answer) = (1, None);
+        if let (Some(pipe), Some(header)) =
+            (pipe, wire::parse(&item.message).ok().and_then(|parts| parts.header))
+            && let Some(outbox) = header.fields.rare().and_then(|rare| rare.ob.as_deref())
+        {
+            let sender = from.clone().unwrap_or_default();
+            let key = Key { sender, outbox: outbox.into(), id: header.id };
+            answer = Some(Answers::begin(&self.node.shared().pulls.answers, key, &self.queue, pipe)?);
+            attempt = header.fields.at.unwrap_or(1);
         }
+        // It was parsed when it came in, and the body is what comes last.
+        let body = item.message.frames().last().unwrap_or_default();
+        Some(match wire::decoded(body, self.node.shared().options.body, "work") {
+            Ok(body) => Ok(Delivery { body, queue: self.queue.clone(), from, attempt, answer }),
+            Err(reason) => {
+                if let Some(answer) = answer {
+                    answer.nack(&refused(reason.to_string()));
+                }
+                Err(ReceiveError::Decode { subject: self.queue.to_string(), reason })
+            }
+        })
     }
 
     pub(crate) fn node(&self) -> &Node {

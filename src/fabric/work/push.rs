@@ -44,7 +44,7 @@ pub(crate) struct Outlets {
 
 /// One queue: the pullers that have granted credit for it.
 #[derive(Default)]
-struct Queue {
+pub(super) struct Queue {
     state: Mutex<Pullers>,
     /// This node has pushed to it; else a puller only named it.
     ours: AtomicBool,
@@ -101,6 +101,16 @@ impl Outlets {
         Some((queue.clone(), new))
     }
 
+    /// The queue for whoever has something for it, and will have until it is taken.
+    #[cfg(feature = "durable")]
+    pub(super) fn wanted(&self, shared: &Shared, name: &str) -> Arc<Queue> {
+        let (queue, new) = self.queue(name);
+        if new || lock(&queue.state).outlets.is_empty() {
+            shared.reconcile();
+        }
+        queue
+    }
+
     fn queue(&self, name: &str) -> (Arc<Queue>, bool) {
         let queue = self.queues.entry(name.to_owned()).or_default();
         let new = !queue.ours.swap(true, Ordering::Relaxed);
@@ -135,6 +145,14 @@ impl Outlets {
                     Err(error) => return Flow::Close(error.to_string()),
                 },
                 Some(Kind::Hello | Kind::Manifest) => shared.heard(link, parts.body),
+                #[cfg(feature = "durable")]
+                Some(kind @ (Kind::Ack | Kind::Nack)) => {
+                    let error = || envelope::decode_body::<ErrorBody>(parts.body).unwrap_or_default();
+                    let id = parts.header.as_ref().map_or(0, |header| header.id);
+                    if let Some(outbox) = shared.outbox.get() {
+                        outbox.told(pipe, parts.subject, id, (kind == Kind::Nack).then(error));
+                    }
+                }
                 Some(Kind::Error) => {
                     let said = envelope::decode_body::<ErrorBody>(parts.body).map(|error| error.message);
                     self.forbid(parts.subject, pipe, said.unwrap_or_default());
@@ -212,7 +230,7 @@ impl Outlets {
 }
 
 /// Whether an item found a puller.
-enum Offered {
+pub(super) enum Offered {
     Taken(Put),
     /// Pullers there are, but none with credit and room.
     Full,
@@ -222,6 +240,12 @@ enum Offered {
 }
 
 impl Queue {
+    /// Credit has come, or room, or a puller has gone.
+    #[cfg(feature = "durable")]
+    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
     /// `false`: the queue is of no use any more.
     fn forget(&self, name: &str, pipe: &Pipe) -> bool {
         if lock(&self.state).leave(pipe) {
@@ -235,7 +259,8 @@ impl Queue {
         self.ours.load(Ordering::Relaxed) || !lock(&self.state).outlets.is_empty()
     }
 
-    fn offer(&self, item: &Outgoing<'_>) -> Offered {
+    /// `taken` is told of the puller that gets it.
+    pub(super) fn offer(&self, item: &Outgoing<'_>, taken: impl FnOnce(&Pipe)) -> Offered {
         let mut pullers = lock(&self.state);
         let count = pullers.outlets.len();
         for _ in 0..count {
@@ -249,6 +274,7 @@ impl Queue {
             if put.is_queued() {
                 metrics::counter!("ripstop_work_pushed_total").increment(1);
                 outlet.credit -= 1;
+                taken(&outlet.pipe);
                 return Offered::Taken(put);
             }
         }
@@ -284,6 +310,22 @@ impl<'a, T: Serialize + Sync + ?Sized> Push<'a, T> {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+}
+
+#[cfg(feature = "durable")]
+impl<'a, T: Serialize + Sync + ?Sized> Push<'a, T> {
+    /// Keeps the item on this node's disk until somebody has processed it: once this is awaited, neither a crash of this
+    /// node nor one of whoever works on it loses it. It takes a `data_dir`. What is thus pushed is delivered at least once.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let receipt = node.push("emails", "hello").durable().await?; // it is on disk
+    /// receipt.processed().await?; // and now somebody has done it
+    /// # Ok(()) }
+    /// ```
+    pub fn durable(self) -> super::outbox::Durable<'a, T> {
+        super::outbox::Durable::new(self.node, self.queue, self.item)
     }
 }
 
@@ -369,7 +411,7 @@ fn first<T: Serialize + ?Sized>(shared: &Arc<Shared>, name: &str, item: &T) -> F
         if size > limit {
             return First::Done(Err(PushError::TooLarge { queue: name.into(), size, limit }));
         }
-        match queue.offer(&outgoing(name, body)) {
+        match queue.offer(&outgoing(name, body), |_| {}) {
             Offered::Taken(put) => {
                 shared.turn.note(put);
                 First::Done(Ok(Fate::Queued))
@@ -403,7 +445,7 @@ async fn wait(
         tokio::pin!(changed);
         // Registered before the try, so that credit that comes in between is not missed.
         changed.as_mut().enable();
-        let offered = queue.offer(&item);
+        let offered = queue.offer(&item, |_| {});
         match &offered {
             Offered::Taken(_) => return Ok(Fate::Queued),
             // Unless one that may is still being dialled.

@@ -10,12 +10,15 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::Semaphore, task::AbortHandle};
 use tracing::Instrument;
 
-use crate::fabric::{
-    Node,
-    calls::server::caught,
-    context::{Context, PeerName},
-    error::{HandlerError, SubscribeError},
-    work::pull::{Pull, PullBuilder},
+use crate::{
+    envelope::ErrorBody,
+    fabric::{
+        Node,
+        calls::server::{caught, handler_error},
+        context::{Context, PeerName},
+        error::{HandlerError, SubscribeError},
+        work::pull::{Pull, PullBuilder},
+    },
 };
 
 /// The default of [`Work::concurrency`].
@@ -124,16 +127,23 @@ where
         );
         let task = async move {
             let _held = (working, place);
-            let queue = delivery.queue;
-            match caught(async { handler(delivery.body, context).await }).await {
-                Ok(Ok(())) => metrics::counter!("ripstop_work_done_total").increment(1),
+            let (body, delivery) = delivery.open();
+            let (queue, durable) = (&delivery.queue, delivery.is_durable());
+            match caught(async { handler(body, context).await }).await {
+                Ok(Ok(())) => {
+                    metrics::counter!("ripstop_work_done_total").increment(1);
+                    delivery.ack();
+                }
                 Ok(Err(error)) => {
                     metrics::counter!("ripstop_work_failed_total", "reason" => "handler").increment(1);
-                    tracing::warn!(%queue, error = error.message(), "a handler failed; its item is dropped");
+                    let (error, attempt) = (handler_error(&error), delivery.attempt);
+                    tracing::warn!(%queue, error = error.message, durable, attempt, "a handler failed");
+                    delivery.failed(&error);
                 }
                 Err(panic) => {
                     metrics::counter!("ripstop_work_failed_total", "reason" => "panic").increment(1);
-                    tracing::error!(%queue, %panic, "a handler panicked; its item is dropped");
+                    tracing::error!(%queue, %panic, durable, attempt = delivery.attempt, "a handler panicked");
+                    delivery.failed(&ErrorBody::new("", format!("the handler panicked: {panic}")));
                 }
             }
         };
