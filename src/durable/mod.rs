@@ -10,7 +10,7 @@
 //!   Store: items (what this node owes others), letters (what could not be done), seen (what others need not do twice)
 //! ```
 //!
-//! [`Store`] is the small blocking trait; [`Sqlite`] is what nodes use, [`Memory`] is for tests. Time is passed in.
+//! `Store` is the small blocking trait; `Sqlite` is what nodes use, `Memory` is for tests. Time is passed in.
 
 mod error;
 #[cfg(feature = "durable")]
