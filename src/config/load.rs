@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Config, ConfigError, Limits, Loaded, PeerConfig, listen};
 use crate::endpoint::Endpoint;
+use crate::envelope::Pattern;
 
 const PREFIX: &str = "RIPSTOP_";
 /// Variables that begin like keys but are read elsewhere.
@@ -135,6 +136,25 @@ pub(super) fn check(config: &Config, place: impl Fn(&str) -> String) -> Result<(
         let reason = "one message would not fit: write at least as much as max_message, and better the sum of \
                       max_message, twice queue_bytes and subscription_bytes";
         return Err(wrong("limits.peer_memory", reason.into()));
+    }
+    let durable = &config.durable;
+    for (key, value) in
+        [("messages", durable.messages), ("attempts", durable.attempts.into()), ("dedup", durable.dedup)]
+    {
+        if value == 0 {
+            return Err(wrong(&format!("durable.{key}"), "write at least 1".into()));
+        }
+    }
+    if durable.retry_max < durable.retry_min {
+        return Err(wrong("durable.retry_max", "write at least as much as retry_min".into()));
+    }
+    if durable.lease < Duration::from_secs(1) {
+        return Err(wrong("durable.lease", "write at least \"1s\"".into()));
+    }
+    for (index, group) in config.durable.groups.iter().enumerate() {
+        token(&group.name).map_err(|reason| wrong(&format!("durable.groups.{index}.name"), reason))?;
+        Pattern::parse(&group.pattern)
+            .map_err(|error| wrong(&format!("durable.groups.{index}.pattern"), error.to_string()))?;
     }
     let timeouts = &config.timeouts;
     for (key, value) in [

@@ -77,6 +77,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long.
     pub timeouts: Timeouts,
+    /// What is kept in `data_dir` until somebody has processed it.
+    pub durable: DurableConfig,
 }
 
 /// One of `[[peers]]`.
@@ -310,6 +312,94 @@ impl Default for Timeouts {
     }
 }
 
+/// `[durable]`: what is kept in `data_dir` until somebody has processed it, and what is remembered of others'.
+///
+/// ```
+/// assert_eq!(ripstop::config::DurableConfig::default().attempts, 5);
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DurableConfig {
+    /// Items that may wait, all queues together; one more is refused. Default: 10,000,000.
+    pub messages: u64,
+    /// The bytes of their bodies; whichever is reached first counts. Default: 16 GiB.
+    #[serde(deserialize_with = "values::size")]
+    pub bytes: usize,
+    /// An item that has failed so often becomes a dead letter. Default: 5.
+    pub attempts: u32,
+    /// First pause between attempts; each is twice the one before, and a random part of it is waited. Default: 500 ms.
+    #[serde(with = "values::duration")]
+    pub retry_min: Duration,
+    /// Longest pause between attempts. Default: 1 min.
+    #[serde(with = "values::duration")]
+    pub retry_max: Duration,
+    /// An item of which nothing was heard for so long is delivered again, although whoever has it is there. Default: 10 min.
+    #[serde(with = "values::duration")]
+    pub lease: Duration,
+    /// An item in doubt waits so long for the instance that had it, before it goes to another. Default: 5 s.
+    #[serde(with = "values::duration")]
+    pub same_first: Duration,
+    /// How long what was done here is remembered, so that it is not done twice. Default: 7 days.
+    #[serde(with = "values::duration")]
+    pub dedup_for: Duration,
+    /// How many are remembered; whichever is reached first counts. Default: 10,000,000.
+    pub dedup: u64,
+    /// Who gets a copy of each durable event, although none of its instances has been here yet. Default: none.
+    pub groups: Vec<GroupConfig>,
+    /// A group of which no instance was here for so long is removed, and what is kept for it becomes dead letters. Default: 30 days.
+    #[serde(with = "values::duration")]
+    pub groups_for: Duration,
+    /// How long durable events are kept for groups that come later. Default: 0 s, not at all.
+    #[serde(with = "values::duration")]
+    pub retain: Duration,
+}
+
+impl Default for DurableConfig {
+    fn default() -> Self {
+        let (s, days) = (Duration::from_secs, |days: u64| Duration::from_secs(days * 86_400));
+        Self {
+            messages: 10_000_000,
+            bytes: 16 << 30,
+            attempts: 5,
+            retry_min: Duration::from_millis(500),
+            retry_max: s(60),
+            lease: s(600),
+            same_first: s(5),
+            dedup_for: days(7),
+            dedup: 10_000_000,
+            groups: Vec::new(),
+            groups_for: days(30),
+            retain: Duration::ZERO,
+        }
+    }
+}
+
+/// One of `[[durable.groups]]`.
+///
+/// ```
+/// let group = ripstop::config::GroupConfig::new("billing", "orders.*");
+/// assert_eq!(group.pattern, "orders.*");
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// The durable name under which its instances subscribe.
+    pub name: String,
+    /// What they subscribe to.
+    pub pattern: String,
+}
+
+impl GroupConfig {
+    /// A group.
+    ///
+    /// ```
+    /// assert_eq!(ripstop::config::GroupConfig::new("billing", "orders.*").name, "billing");
+    /// ```
+    pub fn new(name: impl Into<String>, pattern: impl Into<String>) -> Self {
+        Self { name: name.into(), pattern: pattern.into() }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -326,6 +416,7 @@ impl Default for Config {
             allow: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            durable: DurableConfig::default(),
         }
     }
 }

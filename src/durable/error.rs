@@ -9,7 +9,7 @@ use crate::code::{Code, Fault};
 /// ```
 /// use ripstop::{Fault, durable::StoreError};
 ///
-/// let error = StoreError::Full { what: "1000 messages", limit: "store.messages" };
+/// let error = StoreError::Full { what: "1000 messages", limit: "durable.messages" };
 /// assert_eq!((error.code().to_string().as_str(), error.fault()), ("RS0502", Fault::Local));
 /// assert!(error.is_retryable());
 /// ```

@@ -177,10 +177,10 @@ fn room(writes: &[Write], usage: &mut Usage, limits: &Limits) -> Result<(), Stor
         return Ok(());
     }
     if after.messages > limits.messages {
-        return Err(StoreError::Full { what: "too many messages", limit: "store.messages" });
+        return Err(StoreError::Full { what: "too many messages", limit: "durable.messages" });
     }
     if after.bytes > limits.bytes {
-        return Err(StoreError::Full { what: "too many bytes", limit: "store.bytes" });
+        return Err(StoreError::Full { what: "too many bytes", limit: "durable.bytes" });
     }
     *usage = after;
     Ok(())

@@ -1,8 +1,13 @@
 //! A store without a disk, for tests: what [`super::Sqlite`] has to be like.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Id, Item, Letter, Limits, Millis, NewItem, SeenKey, Store, StoreError, Usage, Write};
+use bytes::Bytes;
+
+use super::{
+    Depth, Group, Id, Item, Letter, Limits, Millis, NewItem, RETAINED, ReplyKey, SeenKey, Store, StoreError,
+    Usage, Write,
+};
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -15,6 +20,8 @@ pub(crate) struct Memory {
     seen: BTreeMap<u64, (SeenKey, Millis)>,
     seen_keys: HashSet<SeenKey>,
     seen_last: u64,
+    groups: BTreeMap<String, Group>,
+    replies: HashMap<ReplyKey, Bytes>,
     bytes: u64,
 }
 
@@ -31,6 +38,8 @@ impl Memory {
             seen: BTreeMap::new(),
             seen_keys: HashSet::new(),
             seen_last: 0,
+            groups: BTreeMap::new(),
+            replies: HashMap::new(),
             bytes: 0,
         }
     }
@@ -39,8 +48,9 @@ impl Memory {
         self.last += 1;
         let id = self.last;
         self.bytes += item.body.len() as u64;
-        let NewItem { queue, body, created, due, expires } = item.clone();
-        self.items.insert(id, Item { id, queue, body, created, due, expires, attempts: 0, error: None });
+        let NewItem { queue, body, labels, created, due, expires } = item.clone();
+        self.items
+            .insert(id, Item { id, queue, body, labels, created, due, expires, attempts: 0, error: None });
         id
     }
 
@@ -48,6 +58,11 @@ impl Memory {
         let item = self.items.remove(&id)?;
         self.bytes -= item.body.len() as u64;
         Some(item)
+    }
+
+    fn take_all(&mut self, which: impl Fn(&Item) -> bool) -> u64 {
+        let all: Vec<_> = self.items.values().filter(|item| which(item)).map(|item| item.id).collect();
+        all.iter().filter_map(|id| self.take(*id)).count() as u64
     }
 
     fn write(&mut self, write: &Write) -> Option<Id> {
@@ -67,8 +82,8 @@ impl Memory {
                 self.letters.retain(|_, letter| letter.replay != Some(item.id));
                 self.last_letter += 1;
                 let id = self.last_letter;
-                let Item { queue, body, created, .. } = item;
-                let letter = Letter { id, queue, body, created, about: about.clone(), replay: None };
+                let Item { queue, body, labels, created, .. } = item;
+                let letter = Letter { id, queue, body, labels, created, about: about.clone(), replay: None };
                 self.letters.insert(id, letter);
             }
             Write::Seen { key, at } => {
@@ -92,6 +107,7 @@ impl Memory {
                 let item = NewItem {
                     queue: found.queue.clone(),
                     body: found.body.clone(),
+                    labels: found.labels.clone(),
                     created: found.created,
                     due: *now,
                     expires: None,
@@ -101,6 +117,47 @@ impl Memory {
                 return Some(id);
             }
             Write::Purge(letter) => drop(self.letters.remove(letter)),
+            Write::Cancel(id) => {
+                self.letters.retain(|_, letter| letter.replay != Some(*id));
+                return self.take(*id).map(|item| item.id);
+            }
+            Write::Hurry { id, now } => {
+                let item = self.items.get_mut(id)?;
+                item.due = item.due.min(*now);
+                return Some(*id);
+            }
+            Write::Group(group) => {
+                if let Some(known) = self.groups.get_mut(&group.queue) {
+                    known.seen = known.seen.max(group.seen);
+                    return None;
+                }
+                self.groups.insert(group.queue.clone(), group.clone());
+                let retained: Vec<_> =
+                    self.items.values().filter(|item| item.queue == RETAINED).cloned().collect();
+                for Item { body, labels, created, expires, .. } in retained {
+                    if labels.topic.as_ref().is_some_and(|topic| group.pattern.matches(topic)) {
+                        let (queue, due) = (group.queue.clone(), created);
+                        self.put(&NewItem { queue, body, labels, created, due, expires });
+                    }
+                }
+            }
+            Write::Ungroup(queue) => {
+                self.groups.remove(queue);
+                return Some(self.take_all(|item| item.queue == *queue));
+            }
+            Write::Trim(before) => {
+                let oldest: Vec<_> = self
+                    .items
+                    .values()
+                    .filter(|item| item.queue == RETAINED)
+                    .map(|item| item.id)
+                    .take(2)
+                    .collect();
+                self.take_all(|item| oldest.contains(&item.id) && item.created < *before);
+            }
+            Write::Reply { key, body, .. } => {
+                drop(self.replies.entry(key.clone()).or_insert_with(|| body.clone()))
+            }
         }
         None
     }
@@ -126,6 +183,17 @@ impl Store for Memory {
         Ok(queues)
     }
 
+    fn depths(&mut self) -> Result<Vec<Depth>, StoreError> {
+        let mut depths: BTreeMap<&str, Depth> = BTreeMap::new();
+        for item in self.items.values() {
+            let new = || Depth { queue: item.queue.clone(), messages: 0, oldest: item.created };
+            let depth = depths.entry(&item.queue).or_insert_with(new);
+            depth.messages += 1;
+            depth.oldest = depth.oldest.min(item.created);
+        }
+        Ok(depths.into_values().collect())
+    }
+
     fn page(&mut self, queue: &str, after: Id, limit: usize) -> Result<Vec<Item>, StoreError> {
         let behind = self.items.range(after + 1..).map(|(_, item)| item);
         Ok(behind.filter(|item| item.queue == queue).take(limit).cloned().collect())
@@ -141,5 +209,13 @@ impl Store for Memory {
 
     fn letters(&mut self, after: Id, limit: usize) -> Result<Vec<Letter>, StoreError> {
         Ok(self.letters.range(after + 1..).take(limit).map(|(_, letter)| letter.clone()).collect())
+    }
+
+    fn groups(&mut self) -> Result<Vec<Group>, StoreError> {
+        Ok(self.groups.values().cloned().collect())
+    }
+
+    fn reply(&mut self, key: &ReplyKey) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.replies.get(key).cloned())
     }
 }

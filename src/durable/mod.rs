@@ -31,5 +31,8 @@ pub(crate) use memory::Memory;
 pub(crate) use {
     journal::Journal,
     sqlite::Sqlite,
-    store::{Id, Item, Letter, Limits, Millis, NewItem, NewLetter, Reason, SeenKey, Store, Usage, Write},
+    store::{
+        Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason,
+        ReplyKey, SeenKey, Store, Usage, Write,
+    },
 };

@@ -10,8 +10,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
 
 use super::{
-    Id, Item, Letter, Limits, Millis, NewItem, NewLetter, Reason, SeenKey, Store, StoreError, Usage, Write,
+    Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason, ReplyKey,
+    SeenKey, Store, StoreError, Usage, Write,
 };
+use crate::envelope::Pattern;
 
 /// What `user_version` says of a file that this release writes.
 const VERSION: i64 = 1;
@@ -19,6 +21,11 @@ const VERSION: i64 = 1;
 const APPLICATION: i64 = 0x5253_4f42;
 /// How long a command that looks into the file may make the node wait, and the other way round.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// A page of items ends with the one that makes it so large.
+const PAGE_BYTES: usize = 4 << 20;
+/// Retained events that are looked at together.
+const RETAINED_PAGE: usize = 256;
 
 /// Sums guard what must not change; SQLite has none of its own outside the log. What does change (`due`, `attempts`) is
 /// worth less than the item.
@@ -29,6 +36,8 @@ CREATE TABLE item (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     queue INTEGER NOT NULL REFERENCES queue,
     body BLOB NOT NULL,
+    key TEXT,
+    topic TEXT,
     created INTEGER NOT NULL,
     expires INTEGER,
     sum INTEGER NOT NULL,
@@ -41,6 +50,8 @@ CREATE TABLE letter (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     queue INTEGER NOT NULL REFERENCES queue,
     body BLOB NOT NULL,
+    key TEXT,
+    topic TEXT,
     created INTEGER NOT NULL,
     sum INTEGER NOT NULL,
     item INTEGER NOT NULL,
@@ -54,6 +65,16 @@ CREATE TABLE letter (
 );
 CREATE TABLE sender (id INTEGER PRIMARY KEY, name TEXT NOT NULL, outbox TEXT NOT NULL, UNIQUE (name, outbox));
 CREATE TABLE seen (n INTEGER PRIMARY KEY, sender INTEGER NOT NULL, id INTEGER NOT NULL, at INTEGER NOT NULL, UNIQUE (sender, id));
+CREATE TABLE reply (
+    n INTEGER PRIMARY KEY,
+    caller TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    UNIQUE (caller, subject, key)
+);
+CREATE TABLE subscriber (queue TEXT PRIMARY KEY, pattern TEXT NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE damaged (id INTEGER PRIMARY KEY, queue INTEGER, body BLOB, created INTEGER, sum INTEGER);
 ";
 
@@ -143,10 +164,13 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-fn sum(queue: &str, body: &[u8], created: Millis) -> i64 {
+fn sum(queue: &str, body: &[u8], labels: &Labels, created: Millis) -> i64 {
     let mut sum = crc32fast::Hasher::new();
     sum.update(queue.as_bytes());
     sum.update(&created.0.to_le_bytes());
+    for label in [&labels.key, &labels.topic].into_iter().flatten() {
+        sum.update(label.as_bytes());
+    }
     sum.update(body);
     i64::from(sum.finalize())
 }
@@ -164,19 +188,24 @@ fn millis(row: &Row<'_>, column: &str) -> rusqlite::Result<Millis> {
     unsigned(row, column).map(Millis)
 }
 
+fn labels(row: &Row<'_>) -> rusqlite::Result<Labels> {
+    Ok(Labels { key: row.get("key")?, topic: row.get("topic")? })
+}
+
 /// An item, and whether its sum is right.
 fn item(row: &Row<'_>) -> rusqlite::Result<(Item, bool)> {
     let item = Item {
         id: unsigned(row, "id")?,
         queue: row.get("name")?,
         body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
+        labels: labels(row)?,
         created: millis(row, "created")?,
         due: millis(row, "due")?,
         expires: row.get::<_, Option<i64>>("expires")?.map(|at| Millis(u64::try_from(at).unwrap_or(0))),
         attempts: row.get("attempts")?,
         error: row.get("error")?,
     };
-    let right = row.get::<_, i64>("sum")? == sum(&item.queue, &item.body, item.created);
+    let right = row.get::<_, i64>("sum")? == sum(&item.queue, &item.body, &item.labels, item.created);
     Ok((item, right))
 }
 
@@ -187,6 +216,7 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<Letter> {
         id: unsigned(row, "id")?,
         queue: row.get("name")?,
         body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
+        labels: labels(row)?,
         created: millis(row, "created")?,
         about: NewLetter {
             item: unsigned(row, "item")?,
@@ -199,6 +229,24 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<Letter> {
         },
         replay: row.get::<_, Option<i64>>("replay")?.map(|id| u64::try_from(id).unwrap_or(0)),
     })
+}
+
+/// Items of a queue, and whether their sums are right; not more bytes than that, but one at least.
+fn page(db: &Connection, queue: &str, after: Id, limit: usize) -> rusqlite::Result<Vec<(Item, bool)>> {
+    let mut select = db.prepare_cached(
+        "SELECT item.*, name FROM item JOIN queue ON queue.id = item.queue
+         WHERE name = ? AND item.id > ? ORDER BY item.id LIMIT ?",
+    )?;
+    let mut rows = select.query(params![queue, signed(after), signed(limit as u64)])?;
+    let (mut read, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        let item = item(row)?;
+        bytes += item.0.body.len();
+        read.push(item);
+    }
+    Ok(read)
 }
 
 /// One transaction, and what it makes of the counts.
@@ -222,13 +270,22 @@ impl Change<'_> {
 
     fn put(&mut self, item: &NewItem) -> rusqlite::Result<Id> {
         let queue = self.queue(&item.queue)?;
-        let sum = sum(&item.queue, &item.body, item.created);
+        let sum = sum(&item.queue, &item.body, &item.labels, item.created);
         let expires = item.expires.map(|at| signed(at.0));
         let mut insert = self.db.prepare_cached(
-            "INSERT INTO item (queue, body, created, expires, sum, due) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO item (queue, body, key, topic, created, expires, sum, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )?;
         let (created, due) = (signed(item.created.0), signed(item.due.0));
-        let id = insert.insert(params![queue, &item.body[..], created, expires, sum, due])?;
+        let id = insert.insert(params![
+            queue,
+            &item.body[..],
+            item.labels.key,
+            item.labels.topic,
+            created,
+            expires,
+            sum,
+            due
+        ])?;
         self.usage.messages += 1;
         self.usage.bytes += item.body.len() as u64;
         Ok(u64::try_from(id).unwrap_or(0))
@@ -254,8 +311,8 @@ impl Change<'_> {
         let copied = self
             .db
             .prepare_cached(
-                "INSERT INTO letter (queue, body, created, sum, item, reason, died, attempts, error, chain, instance)
-                 SELECT queue, body, created, sum, id, ?2, ?3, ?4, ?5, ?6, ?7 FROM item WHERE id = ?1",
+                "INSERT INTO letter (queue, body, key, topic, created, sum, item, reason, died, attempts, error, chain, instance)
+                 SELECT queue, body, key, topic, created, sum, id, ?2, ?3, ?4, ?5, ?6, ?7 FROM item WHERE id = ?1",
             )?
             .execute(params![
                 signed(about.item),
@@ -284,25 +341,19 @@ impl Change<'_> {
                  SELECT id, ?3, ?4 FROM sender WHERE name = ?1 AND outbox = ?2",
             )?
             .execute(params![key.sender, key.outbox, signed(key.id), signed(at.0)])?;
-        // Two old ones go for each that comes: never many at once.
-        self.db
-            .prepare_cached(
-                "DELETE FROM seen WHERE n IN (SELECT n FROM seen ORDER BY n LIMIT 2)
-                 AND (at + ?1 < ?2 OR n + ?3 <= (SELECT max(n) FROM seen))",
-            )?
-            .execute([signed(self.limits.seen_for), signed(at.0), signed(self.limits.seen)])?;
-        Ok(())
+        self.forget("seen", at)
     }
 
     fn replay(&mut self, letter: Id, now: Millis) -> rusqlite::Result<Option<Id>> {
         let mut find = self.db.prepare_cached(
-            "SELECT name, body, created FROM letter JOIN queue ON queue.id = letter.queue
+            "SELECT name, body, key, topic, created FROM letter JOIN queue ON queue.id = letter.queue
              WHERE letter.id = ? AND replay IS NULL",
         )?;
         let item = find.query_row([signed(letter)], |row| {
             Ok(NewItem {
                 queue: row.get("name")?,
                 body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
+                labels: labels(row)?,
                 created: millis(row, "created")?,
                 due: now,
                 expires: None,
@@ -315,6 +366,77 @@ impl Change<'_> {
         let mut mark = self.db.prepare_cached("UPDATE letter SET replay = ? WHERE id = ?")?;
         mark.execute([signed(id), signed(letter)])?;
         Ok(Some(id))
+    }
+
+    fn group(&mut self, group: &Group) -> rusqlite::Result<()> {
+        let (queue, pattern) = (&group.queue, group.pattern.as_str());
+        let known = self
+            .db
+            .prepare_cached("UPDATE subscriber SET seen = max(seen, ?2) WHERE queue = ?1")?
+            .execute(params![queue, signed(group.seen.0)])?;
+        if known > 0 {
+            return Ok(());
+        }
+        let mut insert = self.db.prepare_cached("INSERT INTO subscriber VALUES (?, ?, ?)")?;
+        insert.execute(params![queue, pattern, signed(group.seen.0)])?;
+        drop(insert);
+        let mut after = 0;
+        loop {
+            let page = page(&self.db, RETAINED, after, RETAINED_PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = last.id;
+            for (item, right) in page {
+                let Item { body, labels, created, expires, .. } = item;
+                if right && labels.topic.as_ref().is_some_and(|topic| group.pattern.matches(topic)) {
+                    let (queue, due) = (queue.clone(), created);
+                    self.put(&NewItem { queue, body, labels, created, due, expires })?;
+                }
+            }
+        }
+    }
+
+    fn ungroup(&mut self, queue: &str) -> rusqlite::Result<u64> {
+        self.db.execute("DELETE FROM subscriber WHERE queue = ?", [queue])?;
+        self.remove_where("queue = (SELECT id FROM queue WHERE name = ?)", [queue])
+    }
+
+    fn trim(&mut self, before: Millis) -> rusqlite::Result<()> {
+        // Two for each that comes: never many at once.
+        let old = "id IN (SELECT id FROM item WHERE queue = (SELECT id FROM queue WHERE name = ?) ORDER BY id LIMIT 2)
+                   AND created < ?";
+        self.remove_where(old, params![RETAINED, signed(before.0)]).map(drop)
+    }
+
+    fn remove_where(&mut self, which: &str, params: impl rusqlite::Params) -> rusqlite::Result<u64> {
+        let mut delete =
+            self.db.prepare_cached(&format!("DELETE FROM item WHERE {which} RETURNING length(body)"))?;
+        let (mut count, mut bytes) = (0, 0);
+        for length in delete.query_map(params, |row| row.get::<_, i64>(0))? {
+            count += 1;
+            bytes += u64::try_from(length?).unwrap_or(0);
+        }
+        self.usage.messages -= count;
+        self.usage.bytes -= bytes;
+        Ok(count)
+    }
+
+    fn reply(&mut self, key: &ReplyKey, body: &[u8], at: Millis) -> rusqlite::Result<()> {
+        let mut insert = self.db.prepare_cached(
+            "INSERT OR IGNORE INTO reply (caller, subject, key, body, at) VALUES (?, ?, ?, ?, ?)",
+        )?;
+        insert.execute(params![key.caller, key.subject, key.key, body, signed(at.0)])?;
+        drop(insert);
+        self.forget("reply", at)
+    }
+
+    /// Two old ones go for each that comes: never many at once.
+    fn forget(&self, table: &str, now: Millis) -> rusqlite::Result<()> {
+        let delete = format!(
+            "DELETE FROM {table} WHERE n IN (SELECT n FROM {table} ORDER BY n LIMIT 2)
+             AND (at + ?1 < ?2 OR n + ?3 <= (SELECT max(n) FROM {table}))"
+        );
+        let (age, now, count) = (signed(self.limits.seen_for), signed(now.0), signed(self.limits.seen));
+        self.db.prepare_cached(&delete)?.execute([age, now, count]).map(drop)
     }
 
     fn write(&mut self, write: &Write) -> rusqlite::Result<Option<Id>> {
@@ -337,6 +459,18 @@ impl Change<'_> {
                 let mut delete = self.db.prepare_cached("DELETE FROM letter WHERE id = ?")?;
                 self.usage.letters -= delete.execute([signed(*letter)])? as u64;
             }
+            Write::Cancel(id) => {
+                self.replayed(*id)?;
+                return Ok(self.remove(*id)?.then_some(*id));
+            }
+            Write::Hurry { id, now } => {
+                let mut update = self.db.prepare_cached("UPDATE item SET due = min(due, ?) WHERE id = ?")?;
+                return Ok((update.execute([signed(now.0), signed(*id)])? > 0).then_some(*id));
+            }
+            Write::Group(group) => self.group(group)?,
+            Write::Ungroup(queue) => return self.ungroup(queue).map(Some),
+            Write::Trim(before) => self.trim(*before)?,
+            Write::Reply { key, body, at } => self.reply(key, body, *at)?,
         }
         Ok(None)
     }
@@ -395,24 +529,32 @@ impl Store for Sqlite {
         Ok(names.collect::<Result<_, _>>()?)
     }
 
+    fn depths(&mut self) -> Result<Vec<Depth>, StoreError> {
+        let mut depths = self.db.prepare_cached(
+            "SELECT name, count(*) AS messages, min(created) AS oldest FROM item JOIN queue ON queue.id = item.queue
+             GROUP BY queue ORDER BY name",
+        )?;
+        let depths = depths.query_map([], |row| {
+            let (messages, oldest) = (unsigned(row, "messages")?, millis(row, "oldest")?);
+            Ok(Depth { queue: row.get("name")?, messages, oldest })
+        })?;
+        Ok(depths.collect::<Result<_, _>>()?)
+    }
+
     fn page(&mut self, queue: &str, after: Id, limit: usize) -> Result<Vec<Item>, StoreError> {
-        let read: Vec<_> = {
-            let mut page = self.db.prepare_cached(
-                "SELECT item.*, name FROM item JOIN queue ON queue.id = item.queue
-                 WHERE name = ? AND item.id > ? ORDER BY item.id LIMIT ?",
-            )?;
-            let read = page.query_map(params![queue, signed(after), signed(limit as u64)], item)?;
-            read.collect::<Result<_, _>>()?
-        };
-        let mut items = Vec::with_capacity(read.len());
-        for (item, right) in read {
-            if right {
-                items.push(item);
-            } else {
+        let mut after = after;
+        loop {
+            let read = page(&self.db, queue, after, limit)?;
+            let Some((last, _)) = read.last() else { return Ok(Vec::new()) };
+            after = last.id;
+            let (right, damaged): (Vec<_>, Vec<_>) = read.into_iter().partition(|(_, right)| *right);
+            for (item, _) in damaged {
                 self.put_aside(&item)?;
             }
+            if !right.is_empty() {
+                return Ok(right.into_iter().map(|(item, _)| item).collect());
+            }
         }
-        Ok(items)
     }
 
     fn item(&mut self, id: Id) -> Result<Option<Item>, StoreError> {
@@ -446,6 +588,25 @@ impl Store for Sqlite {
         )?;
         let page = page.query_map([signed(after), signed(limit as u64)], letter)?;
         Ok(page.collect::<Result<_, _>>()?)
+    }
+
+    fn groups(&mut self) -> Result<Vec<Group>, StoreError> {
+        let mut all = self.db.prepare_cached("SELECT queue, pattern, seen FROM subscriber ORDER BY queue")?;
+        let all = all.query_map([], |row| {
+            let pattern = Pattern::parse(&row.get::<_, String>("pattern")?);
+            Ok(pattern
+                .ok()
+                .map(|pattern| Ok(Group { queue: row.get("queue")?, pattern, seen: millis(row, "seen")? })))
+        })?;
+        // One that cannot be read was not written by us.
+        Ok(all.filter_map(Result::transpose).map(|group| group?).collect::<Result<_, rusqlite::Error>>()?)
+    }
+
+    fn reply(&mut self, key: &ReplyKey) -> Result<Option<Bytes>, StoreError> {
+        let mut find =
+            self.db.prepare_cached("SELECT body FROM reply WHERE caller = ? AND subject = ? AND key = ?")?;
+        let body = find.query_row([&key.caller, &key.subject, &key.key], |row| row.get::<_, Vec<u8>>(0));
+        Ok(body.optional()?.map(Bytes::from))
     }
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::StoreError;
+use crate::envelope::Pattern;
 
 /// Milliseconds since 1970, by the clock of whoever says so.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
@@ -17,11 +18,21 @@ impl Millis {
 /// What names an item for ever: minted when it is kept, rising, never used again.
 pub(crate) type Id = u64;
 
+/// What an item says of itself beside its body.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Labels {
+    /// Items of one queue and key are worked on one after the other.
+    pub(crate) key: Option<String>,
+    /// The topic, if it is an event.
+    pub(crate) topic: Option<String>,
+}
+
 /// An item to be kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct NewItem {
     pub(crate) queue: String,
     pub(crate) body: Bytes,
+    pub(crate) labels: Labels,
     pub(crate) created: Millis,
     /// Not delivered before.
     pub(crate) due: Millis,
@@ -35,6 +46,7 @@ pub(crate) struct Item {
     pub(crate) id: Id,
     pub(crate) queue: String,
     pub(crate) body: Bytes,
+    pub(crate) labels: Labels,
     pub(crate) created: Millis,
     pub(crate) due: Millis,
     pub(crate) expires: Option<Millis>,
@@ -87,6 +99,7 @@ pub(crate) struct Letter {
     pub(crate) id: Id,
     pub(crate) queue: String,
     pub(crate) body: Bytes,
+    pub(crate) labels: Labels,
     pub(crate) created: Millis,
     pub(crate) about: NewLetter,
     /// The item as which it is being tried again.
@@ -100,6 +113,27 @@ pub(crate) struct SeenKey {
     pub(crate) outbox: String,
     pub(crate) id: Id,
 }
+
+/// Names an answer that is kept: who asked, what for, and the name that the caller gave it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ReplyKey {
+    pub(crate) caller: String,
+    pub(crate) subject: String,
+    pub(crate) key: String,
+}
+
+/// Who is to get a copy of each event that matches: the instances of one service, under one name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Group {
+    /// The queue of its events.
+    pub(crate) queue: String,
+    pub(crate) pattern: Pattern,
+    /// When one of its instances was last here.
+    pub(crate) seen: Millis,
+}
+
+/// The queue of events that are kept for groups that come later.
+pub(crate) const RETAINED: &str = "@";
 
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,6 +152,18 @@ pub(crate) enum Write {
     Replay { letter: Id, now: Millis },
     /// A letter is thrown away.
     Purge(Id),
+    /// It is owed no more, done or not.
+    Cancel(Id),
+    /// It is due now.
+    Hurry { id: Id, now: Millis },
+    /// One of the group's instances is here. A new group gets what is retained.
+    Group(Group),
+    /// Nothing is kept for this group any more, nor what was: how much that was is given back.
+    Ungroup(String),
+    /// What is retained and older than this goes, some at a time.
+    Trim(Millis),
+    /// The answer to a call, for those who repeat it.
+    Reply { key: ReplyKey, body: Bytes, at: Millis },
 }
 
 /// How much may be kept.
@@ -129,14 +175,8 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
     /// What was done is remembered this long, in milliseconds,
     pub(crate) seen_for: u64,
-    /// and so many of it.
+    /// and so many of it; and as many answers.
     pub(crate) seen: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { messages: 10_000_000, bytes: 16 << 30, seen_for: 7 * 86_400_000, seen: 65_536 }
-    }
 }
 
 /// How much is kept.
@@ -145,6 +185,14 @@ pub(crate) struct Usage {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
     pub(crate) letters: u64,
+}
+
+/// One queue of what is owed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Depth {
+    pub(crate) queue: String,
+    pub(crate) messages: u64,
+    pub(crate) oldest: Millis,
 }
 
 /// Where items, letters and what was seen are kept. Blocking: whoever calls it has a thread for that.
@@ -160,7 +208,11 @@ pub(crate) trait Store: Send {
     /// Queues with something in them.
     fn queues(&mut self) -> Result<Vec<String>, StoreError>;
 
-    /// Items of a queue behind this id, in order, whether they are due or not. Damaged ones are put aside, and are told once.
+    /// How much waits in each queue, and since when.
+    fn depths(&mut self) -> Result<Vec<Depth>, StoreError>;
+
+    /// Items of a queue behind this id, in order, whether they are due or not; fewer where they are large, and none only
+    /// when there are none. Damaged ones are put aside, and are told once.
     fn page(&mut self, queue: &str, after: Id, limit: usize) -> Result<Vec<Item>, StoreError>;
 
     fn item(&mut self, id: Id) -> Result<Option<Item>, StoreError>;
@@ -170,4 +222,9 @@ pub(crate) trait Store: Send {
 
     /// Letters behind this id, in order.
     fn letters(&mut self, after: Id, limit: usize) -> Result<Vec<Letter>, StoreError>;
+
+    fn groups(&mut self) -> Result<Vec<Group>, StoreError>;
+
+    /// The answer that was given to this before.
+    fn reply(&mut self, key: &ReplyKey) -> Result<Option<Bytes>, StoreError>;
 }

@@ -17,7 +17,14 @@ fn open(path: &Path) -> Sqlite {
 
 fn put(queue: &str, body: &'static str, now: u64) -> Write {
     let (created, due) = (Millis(now), Millis(now));
-    Write::Put(NewItem { queue: queue.into(), body: Bytes::from(body), created, due, expires: None })
+    Write::Put(NewItem {
+        queue: queue.into(),
+        body: Bytes::from(body),
+        labels: Labels::default(),
+        created,
+        due,
+        expires: None,
+    })
 }
 
 fn dead(item: Id) -> Write {
@@ -130,6 +137,7 @@ fn a_flipped_byte_is_never_silent() {
         let item = |body: &String| NewItem {
             queue: "a".into(),
             body: Bytes::from(body.clone()),
+            labels: Labels::default(),
             created,
             due: created,
             expires: None,
@@ -271,6 +279,15 @@ impl Store for Failing {
     }
     fn letters(&mut self, after: Id, limit: usize) -> Result<Vec<Letter>, StoreError> {
         self.0.letters(after, limit)
+    }
+    fn depths(&mut self) -> Result<Vec<Depth>, StoreError> {
+        self.0.depths()
+    }
+    fn groups(&mut self) -> Result<Vec<Group>, StoreError> {
+        self.0.groups()
+    }
+    fn reply(&mut self, key: &ReplyKey) -> Result<Option<Bytes>, StoreError> {
+        self.0.reply(key)
     }
 }
 

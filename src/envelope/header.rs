@@ -178,7 +178,7 @@ pub struct Fields {
     pub rare: Option<Box<Rare>>,
 }
 
-/// The header fields that are text.
+/// The header fields that few messages have: text, mostly.
 ///
 /// ```
 /// assert_eq!(ripstop::envelope::Rare::default().tp, None);
@@ -197,6 +197,10 @@ pub struct Rare {
     pub ct: Option<Box<str>>,
     /// `ob`: the outbox in which the message's id was minted; whoever pushes the message waits for an ack.
     pub ob: Option<Box<str>>,
+    /// `sj`: the topic of an event that is delivered through an outbox.
+    pub sj: Option<Box<str>>,
+    /// `ps`: when the message was pushed, in milliseconds since 1970 by its sender's clock.
+    pub ps: Option<u64>,
 }
 
 impl Fields {
@@ -237,14 +241,17 @@ impl Fields {
             + usize::from(self.at.is_some())
             + usize::from(self.cv.is_some())
             + usize::from(self.rs.is_some());
-        numbers + self.rare.as_ref().map_or(0, |rare| rare.named().filter(|(_, text)| text.is_some()).count())
+        numbers
+            + self.rare.as_ref().map_or(0, |rare| {
+                rare.named().filter(|(_, text)| text.is_some()).count() + usize::from(rare.ps.is_some())
+            })
     }
 }
 
 impl Rare {
     fn named(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
-        let Self { tp, ts, k, ik, ct, ob } = self;
-        [("tp", tp), ("ts", ts), ("k", k), ("ik", ik), ("ct", ct), ("ob", ob)]
+        let Self { tp, ts, k, ik, ct, ob, sj, ps: _ } = self;
+        [("tp", tp), ("ts", ts), ("k", k), ("ik", ik), ("ct", ct), ("ob", ob), ("sj", sj)]
             .into_iter()
             .map(|(key, text)| (key, text.as_deref()))
     }
@@ -279,7 +286,7 @@ impl Header {
         out.extend_from_slice(&[0x94, self.version, self.kind as u8]);
         put_uint(out, self.id);
         let fields = &self.fields;
-        out.push(0x80 | fields.len() as u8); // eleven fields at most: always a small map
+        out.push(0x80 | fields.len() as u8); // thirteen fields at most: always a small map
         if let Some(dl) = fields.dl {
             let [a, b, c, d] = u32::try_from(dl).unwrap_or(u32::MAX).to_be_bytes();
             out.extend_from_slice(&[0xa2, b'd', b'l', 0xce, a, b, c, d]);
@@ -295,6 +302,7 @@ impl Header {
                     put_text(out, text);
                 }
             }
+            put_field(out, b"ps", rare.ps);
         }
     }
 
@@ -432,6 +440,13 @@ fn read(reader: &mut Reader<'_>, length: usize, place: &mut &'static str) -> Res
             b"ik" => text_field(reader, place, "header.fields.ik", &mut fields, |rare| &mut rare.ik)?,
             b"ct" => text_field(reader, place, "header.fields.ct", &mut fields, |rare| &mut rare.ct)?,
             b"ob" => text_field(reader, place, "header.fields.ob", &mut fields, |rare| &mut rare.ob)?,
+            b"sj" => text_field(reader, place, "header.fields.sj", &mut fields, |rare| &mut rare.sj)?,
+            b"ps" => {
+                let pushed = field(reader, place, "header.fields.ps", Reader::uint)?;
+                if pushed.is_some() || fields.rare.is_some() {
+                    fields.rare_mut().ps = pushed;
+                }
+            }
             _ => reader.skip(1, limits.depth - 2, &mut budget)?,
         }
     }

@@ -366,7 +366,7 @@ impl NodeBuilder {
         self.add_sources(&shared, &bound)?;
         #[cfg(feature = "durable")]
         if let Some(dir) = &self.config.data_dir {
-            open_outbox(dir.clone(), &shared).await?;
+            open_outbox(dir.clone(), &shared, &self.config.durable).await?;
         }
         shared.spawn(Shared::reconciler(Arc::downgrade(&shared)));
         if let Some(keys) = keys {
@@ -550,13 +550,23 @@ show!([] NodeBuilder, "NodeBuilder", this, { service: this.service, fabric: this
 
 /// Opens what this node owes, and goes on with it.
 #[cfg(feature = "durable")]
-async fn open_outbox(dir: PathBuf, shared: &Arc<Shared>) -> Result<(), StartError> {
+async fn open_outbox(
+    dir: PathBuf,
+    shared: &Arc<Shared>,
+    config: &crate::config::DurableConfig,
+) -> Result<(), StartError> {
     use crate::{
         discovery::NodeId,
         durable::{Journal, Limits, Sqlite, Store, StoreError},
         fabric::work::outbox::Outbox,
     };
-    let (path, limits) = (dir.join("store.db"), Limits::default());
+    let path = dir.join("store.db");
+    let limits = Limits {
+        messages: config.messages,
+        bytes: config.bytes as u64,
+        seen_for: u64::try_from(config.dedup_for.as_millis()).unwrap_or(u64::MAX),
+        seen: config.dedup,
+    };
     let failed = |error: StoreError| StartError::DataDir { path: dir.clone(), reason: error.to_string() };
     let open = move || {
         let store = Sqlite::open(&path, &NodeId::random().to_string(), limits)?;
@@ -565,7 +575,7 @@ async fn open_outbox(dir: PathBuf, shared: &Arc<Shared>) -> Result<(), StartErro
     // It ends by itself, with the last who uses it.
     let started = tokio::task::spawn_blocking(move || Journal::start(Box::new(open), limits));
     let (journal, _) = started.await.unwrap_or(Err(StoreError::Closed)).map_err(failed)?;
-    let outbox = shared.outbox.get_or_init(|| Outbox::new(journal));
-    outbox.remember(shared).await.map_err(failed)?;
-    outbox.resume(shared).await.map_err(failed)
+    let outbox = shared.outbox.get_or_init(|| Outbox::new(shared, journal, config));
+    outbox.remember(shared, config.dedup).await.map_err(failed)?;
+    outbox.resume().await.map_err(failed)
 }

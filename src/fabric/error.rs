@@ -432,6 +432,14 @@ pub enum PushError {
     /// The item could not be kept. Nothing was accepted.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The item's key is too long.
+    #[error("a key of {length} bytes; {limit} are the most")]
+    Key {
+        /// Its length in bytes.
+        length: usize,
+        /// The longest there may be.
+        limit: usize,
+    },
     /// The item was given up and is a dead letter.
     #[error("an item for {queue} became a dead letter: {reason}")]
     Dead {
@@ -452,6 +460,7 @@ classify!(PushError {
     Self::Draining => (406, Caller, false),
     Self::NoStore => (500, Config, false),
     Self::Store(_) => (506, Local, true),
+    Self::Key { .. } => (508, Caller, false),
     Self::Dead { .. } => (507, Peer, false),
 });
 

@@ -63,12 +63,14 @@ pub use fate::{DropReason, Fate};
 pub use node::Node;
 pub use peers::{PeerEvent, PeerInfo, PeerWatch};
 #[cfg(feature = "durable")]
-pub use work::{
+pub use work::outbox::{
+    kept::{Kept, KeptItem, KeptQueue},
     letters::{DeadLetter, DeadLetters, Death},
-    outbox::{Durable, Receipt},
+    push::{Durable, Receipt},
 };
 pub use work::{
-    pull::{Delivery, Pull, PullBuilder},
+    delivery::Delivery,
+    pull::{Pull, PullBuilder},
     push::{Push, Pushing},
     worker::{Work, Worker},
 };

@@ -8,7 +8,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(feature = "durable")]
-use crate::fabric::work::letters::DeadLetters;
+use crate::fabric::work::outbox::{kept::Kept, letters::DeadLetters};
 use crate::{
     discovery::{Directory, NodeId},
     endpoint::Endpoint,
@@ -238,6 +238,20 @@ impl Node {
     /// ```
     pub fn push<'a, T: Serialize + Sync + ?Sized>(&self, queue: &'a str, item: &'a T) -> Push<'a, T> {
         Push::new(self, queue, item)
+    }
+
+    /// What was pushed durably from here and is not processed yet.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// for queue in node.kept().queues().await? {
+    ///     println!("{} wait for {}", queue.items, queue.queue);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "durable")]
+    pub fn kept(&self) -> Kept {
+        Kept::new(self)
     }
 
     /// What was pushed durably from here and nobody could do.

@@ -248,3 +248,128 @@ async fn what_was_done_is_not_done_again() {
     // "x" once, and "y" once: in the copy its id is that of the first one each time.
     assert_eq!(done.load(Ordering::Relaxed), 2);
 }
+
+#[tokio::test]
+async fn items_of_one_key_go_one_after_the_other_and_a_failing_key_stops_only_itself() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let shop = with_disk(&lan, "shop", dir.path()).await;
+    let mut receipts = Vec::new();
+    for n in 0..60u32 {
+        let key = ["poisoned", "a", "b"][n as usize % 3];
+        receipts.push(soon(shop.push("accounts", &n).durable().key(key).into_future()).await.unwrap());
+    }
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut workers = Vec::new();
+    for name in ["one", "two"] {
+        let node = start(&lan, name).await;
+        let mut pull = node.pull::<u32>("accounts").await.unwrap();
+        let tell = tell.clone();
+        workers.push(node);
+        tokio::spawn(async move {
+            while let Some(Ok(delivery)) = pull.recv().await {
+                let key = delivery.key.clone().unwrap();
+                match &*key {
+                    "poisoned" => delivery.nack("no such account", Some(Duration::from_millis(1))),
+                    _ => delivery.ack(),
+                }
+                tell.send((key, delivery.body, delivery.attempt, delivery.fence, name)).unwrap();
+            }
+        });
+    }
+    let (mut seen, mut fences) = (std::collections::HashMap::new(), std::collections::HashMap::new());
+    // Forty that work, and the first of the poisoned key five times: only then the next.
+    for _ in 0..40 + 20 * 5 {
+        let (key, body, attempt, fence, at) = soon(told.recv()).await.unwrap();
+        let last = fences.insert(key.clone(), fence);
+        assert!(last < Some(fence), "{key}: {last:?} and then {fence}");
+        seen.entry(key).or_insert_with(Vec::new).push((body, attempt, at));
+    }
+    for (key, start) in [("a", 1), ("b", 2)] {
+        let seen = &seen[key];
+        assert!(seen.iter().map(|(body, ..)| *body).eq((start..60).step_by(3)), "{key}: {seen:?}");
+        assert!(seen.iter().all(|(_, _, at)| *at == seen[0].2), "{key} has moved: {seen:?}");
+    }
+    let poisoned = (0..60).step_by(3).flat_map(|body| (1..=5).map(move |attempt| (body, attempt)));
+    assert!(seen["poisoned"].iter().map(|(body, attempt, _)| (*body, *attempt)).eq(poisoned));
+    for (n, receipt) in receipts.into_iter().enumerate() {
+        assert_eq!(soon(receipt.processed()).await.is_ok(), n % 3 != 0);
+    }
+    assert_eq!(shop.dead_letters().list(0, 100).await.unwrap().len(), 20);
+}
+
+#[tokio::test]
+async fn a_key_moves_when_its_instance_goes() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let shop = with_disk(&lan, "shop", dir.path()).await;
+    let (one, two) = (start(&lan, "one").await, start(&lan, "two").await);
+    let mut pulls = [one.pull::<u32>("accounts").await.unwrap(), two.pull::<u32>("accounts").await.unwrap()];
+    let first = soon(shop.push("accounts", &1u32).durable().key("k").into_future()).await.unwrap();
+    let second = soon(shop.push("accounts", &2u32).durable().key("k").into_future()).await.unwrap();
+    let [a, b] = &mut pulls;
+    let (delivery, other, owner) = tokio::select! {
+        delivery = a.recv() => (delivery, b, one),
+        delivery = b.recv() => (delivery, a, two),
+    };
+    let delivery = delivery.unwrap().unwrap();
+    assert_eq!(delivery.body, 1);
+    delivery.ack();
+    soon(first.processed()).await.unwrap();
+    soon(owner.drain()).await;
+    let delivery = soon(other.recv()).await.unwrap().unwrap();
+    assert_eq!(delivery.body, 2);
+    delivery.ack();
+    soon(second.processed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_can_be_looked_at_taken_away_and_hurried() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let shop = with_disk(&lan, "shop", dir.path()).await;
+    let hour = Duration::from_secs(3600);
+    let later = soon(shop.push("emails", "later").durable().after(hour).into_future()).await.unwrap();
+    let at = std::time::SystemTime::now() + hour;
+    let never = soon(shop.push("emails", "never").durable().at(at).into_future()).await.unwrap();
+    let kept = shop.kept();
+    let queues = kept.queues().await.unwrap();
+    assert_eq!((queues.len(), queues[0].items, queues[0].under_way), (1, 2, 0));
+    let items = kept.list("emails", 0, 10).await.unwrap();
+    assert_eq!(
+        items.iter().map(|item| item.body::<String>().unwrap()).collect::<Vec<_>>(),
+        ["later", "never"]
+    );
+    assert!(items[1].due >= at - Duration::from_millis(1) && items[1].due > items[1].pushed);
+    assert!(kept.cancel(never.id()).await.unwrap() && !kept.cancel(never.id()).await.unwrap());
+    assert!(
+        matches!(soon(never.processed()).await, Err(PushError::Dead { reason, .. }) if reason.contains("cancelled"))
+    );
+    let mut pull = start(&lan, "mailer").await.pull::<String>("emails").await.unwrap();
+    assert!(kept.flush(later.id()).await.unwrap());
+    let delivery = soon(pull.recv()).await.unwrap().unwrap();
+    assert_eq!(delivery.body, "later");
+    assert!(delivery.first_seen.unwrap() <= std::time::SystemTime::now() && delivery.topic.is_none());
+    delivery.extend();
+    delivery.ack();
+    let id = later.id();
+    soon(later.processed()).await.unwrap();
+    assert_eq!(kept.get(id).await.unwrap(), None);
+    assert!(!kept.flush(id).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_worker_that_says_nothing_loses_its_lease() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let config = ripstop::config::Config::parse("[durable]\nlease = '1s'\nsame_first = '0s'").unwrap();
+    let shop = Node::builder("shop").config(config).local(false).mdns(false).source(lan.source());
+    let shop = shop.data_dir(dir.path()).start().await.unwrap();
+    let mut stuck = start(&lan, "stuck").await.pull::<u32>("films").prefetch(1).await.unwrap();
+    let receipt = soon(shop.push("films", &1u32).durable().into_future()).await.unwrap();
+    let held = soon(stuck.recv()).await.unwrap().unwrap();
+    let mut pull = start(&lan, "other").await.pull::<u32>("films").prefetch(1).await.unwrap();
+    let delivery = soon(pull.recv()).await.unwrap().unwrap();
+    assert!(delivery.fence > held.fence);
+    // Too late: it is somebody else's now.
+    held.nack("at last", None);
+    delivery.ack();
+    soon(receipt.processed()).await.unwrap();
+    assert_eq!(shop.dead_letters().list(0, 10).await.unwrap(), []);
+}

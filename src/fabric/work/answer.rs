@@ -1,13 +1,15 @@
 //! What whoever works on an item says of it, where somebody waits to hear that.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
+
+use roaring::RoaringTreemap;
 
 use crate::{
     envelope::{ErrorBody, Header, Kind, Verdict},
@@ -16,8 +18,9 @@ use crate::{
     sync::lock,
 };
 
-/// Items remembered as done, so that one that comes again because its ack was lost is not done twice.
-const REMEMBERED: usize = 65_536;
+/// Items remembered as done, so that one that comes again because its ack was lost is not done twice; where they are kept on
+/// disk, `durable.dedup` says how many.
+const REMEMBERED: u64 = 65_536;
 
 /// Names an item: who pushes it, and the outbox and the number that it gave it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -31,8 +34,10 @@ pub(crate) struct Key {
 #[derive(Default)]
 pub(super) struct Answers {
     working: HashMap<Key, Weak<Answer>>,
-    done: HashSet<Key>,
-    order: VecDeque<Key>,
+    /// By outbox: its ids are minted one after the other, and so take next to no room.
+    done: HashMap<(Arc<str>, Arc<str>), RoaringTreemap>,
+    count: u64,
+    limit: Option<u64>,
     /// Where what is done is written down before that is said; a node without a place on disk remembers it only itself.
     #[cfg(feature = "durable")]
     disk: Option<super::outbox::Disk>,
@@ -52,7 +57,7 @@ impl Answers {
             *lock(&answer.pipe) = pipe.clone();
             return None;
         }
-        if answers.done.contains(&key) {
+        if answers.is_done(&key) {
             drop(answers);
             say(pipe, queue, key.id, None);
             return None;
@@ -70,20 +75,34 @@ impl Answers {
 
     /// What was done before this node started.
     #[cfg(feature = "durable")]
-    pub(super) fn remember(&mut self, disk: super::outbox::Disk, done: impl Iterator<Item = Key>) {
+    pub(super) fn remember(
+        &mut self,
+        disk: super::outbox::Disk,
+        limit: u64,
+        done: impl Iterator<Item = Key>,
+    ) {
+        self.limit = Some(limit);
         done.for_each(|key| self.end(&key, true));
         self.disk = Some(disk);
     }
 
+    fn is_done(&self, key: &Key) -> bool {
+        let of = (key.sender.clone(), key.outbox.clone());
+        self.done.get(&of).is_some_and(|done| done.contains(key.id))
+    }
+
     fn end(&mut self, key: &Key, done: bool) {
         self.working.remove(key);
-        if done && self.done.insert(key.clone()) {
-            self.order.push_back(key.clone());
-            if self.order.len() > REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.done.remove(&oldest);
-            }
+        if !done {
+            return;
+        }
+        let of = (key.sender.clone(), key.outbox.clone());
+        let ids = self.done.entry(of).or_default();
+        self.count += u64::from(ids.insert(key.id));
+        if self.count > self.limit.unwrap_or(REMEMBERED) {
+            // The oldest of the same outbox: its ids rise.
+            let oldest = ids.min().is_some_and(|oldest| ids.remove(oldest));
+            self.count -= u64::from(oldest);
         }
     }
 }
@@ -105,6 +124,12 @@ impl Answer {
 
     pub(super) fn nack(&self, error: &ErrorBody) {
         self.give(Some(error));
+    }
+
+    /// It is still being worked on.
+    pub(super) fn extend(&self) {
+        let pipe = lock(&self.pipe).clone();
+        wire::urgent(&pipe, Envelope::None, &self.queue, Header::new(Kind::Progress, self.key.id), &());
     }
 
     fn give(&self, error: Option<&ErrorBody>) {

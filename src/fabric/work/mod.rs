@@ -4,8 +4,7 @@
 //! at a slow worker, and a puller that stops is noticed by the credit that does not come.
 
 mod answer;
-#[cfg(feature = "durable")]
-pub(crate) mod letters;
+pub(crate) mod delivery;
 #[cfg(feature = "durable")]
 pub(crate) mod outbox;
 pub(crate) mod pull;

@@ -7,13 +7,13 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, Weak},
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde::de::DeserializeOwned;
 
 use crate::{
-    envelope::{CreditBody, ErrorBody, Header, Kind, Verdict, check_subject},
+    envelope::{CreditBody, Header, Kind, check_subject},
     fabric::{
         Node,
         context::PeerName,
@@ -21,7 +21,10 @@ use crate::{
         inbox::{Fill, Inbox, Item, Note},
         shared::Shared,
         wire::{self, Envelope},
-        work::answer::{Answer, Answers, Key, say, untouched},
+        work::{
+            answer::{Answers, Key, say, untouched},
+            delivery::{Delivery, refused},
+        },
     },
     security::Action,
     socket::{
@@ -98,8 +101,8 @@ impl Pulls {
 
     /// What was done here before, and where it is written down from now on.
     #[cfg(feature = "durable")]
-    pub(super) fn remember(&self, disk: super::outbox::Disk, done: impl Iterator<Item = Key>) {
-        lock(&self.answers).remember(disk, done);
+    pub(super) fn remember(&self, disk: super::outbox::Disk, limit: u64, done: impl Iterator<Item = Key>) {
+        lock(&self.answers).remember(disk, limit, done);
     }
 
     pub(crate) fn queues(&self) -> Vec<String> {
@@ -340,107 +343,6 @@ impl Core for PullsCore {
     }
 }
 
-/// One work item.
-///
-/// ```no_run
-/// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
-/// let mut emails = node.pull::<String>("emails").await?;
-/// while let Some(Ok(delivery)) = emails.recv().await {
-///     println!("{} from {:?}", delivery.body, delivery.from);
-/// }
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Delivery<T> {
-    /// What was pushed.
-    pub body: T,
-    /// The queue.
-    pub queue: Arc<str>,
-    /// The pushing service, as it named itself; `None` for a foreign PUSH socket.
-    pub from: Option<Arc<str>>,
-    /// Which attempt this is, counted from 1. Always 1 unless the item was pushed durably.
-    pub attempt: u32,
-    answer: Option<Arc<Answer>>,
-}
-
-impl<T> Delivery<T> {
-    /// Whether whoever pushed this keeps it until it is acked: see [`Push::durable`](super::push::Push::durable). Such an item
-    /// that is dropped without an answer is delivered again.
-    ///
-    /// ```no_run
-    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
-    /// let mut emails = node.pull::<String>("emails").await?;
-    /// while let Some(Ok(email)) = emails.recv().await {
-    ///     println!("{}", if email.is_durable() { "at least once" } else { "at most once" });
-    ///     email.ack();
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub fn is_durable(&self) -> bool {
-        self.answer.is_some()
-    }
-
-    /// It is done, and owed no more. The first answer counts; where nobody waits for one this does nothing.
-    ///
-    /// ```no_run
-    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
-    /// if let Some(Ok(email)) = node.pull::<String>("emails").await?.recv().await {
-    ///     println!("{}", email.body);
-    ///     email.ack();
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub fn ack(&self) {
-        if let Some(answer) = &self.answer {
-            answer.ack();
-        }
-    }
-
-    /// It failed: it is delivered again after a pause, here or elsewhere, a few times, and then becomes a dead letter.
-    ///
-    /// ```no_run
-    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
-    /// if let Some(Ok(email)) = node.pull::<String>("emails").await?.recv().await {
-    ///     email.nack("the mail server does not answer", Some(std::time::Duration::from_secs(30)));
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub fn nack(&self, why: impl Into<String>, retry_after: Option<Duration>) {
-        let after = retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
-        self.failed(&ErrorBody { retry_after_ms: after, ..ErrorBody::new("", why) });
-    }
-
-    /// It would fail each time: it becomes a dead letter now.
-    ///
-    /// ```no_run
-    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
-    /// if let Some(Ok(email)) = node.pull::<String>("emails").await?.recv().await {
-    ///     email.dead_letter("no such address");
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub fn dead_letter(&self, why: impl Into<String>) {
-        self.failed(&refused(why));
-    }
-
-    /// The body, and the rest.
-    pub(super) fn open(self) -> (T, Delivery<()>) {
-        let Self { body, queue, from, attempt, answer } = self;
-        (body, Delivery { body: (), queue, from, attempt, answer })
-    }
-
-    pub(super) fn failed(&self, error: &ErrorBody) {
-        if let Some(answer) = &self.answer {
-            answer.nack(error);
-        }
-    }
-}
-
-fn refused(why: impl Into<String>) -> ErrorBody {
-    ErrorBody { retry: Some(Verdict::Never), ..ErrorBody::new("", why) }
-}
-
 /// A pull being prepared by [`Node::pull`]. Await it to begin.
 #[must_use = "nothing is pulled until this is awaited"]
 pub struct PullBuilder<T> {
@@ -584,26 +486,52 @@ impl<T: DeserializeOwned> Pull<T> {
         from: Option<Arc<str>>,
         pipe: Option<&Arc<Pipe>>,
     ) -> Option<Result<Delivery<T>, ReceiveError>> {
-        let (mut attempt, mut answer) = (1, None);
-        if let (Some(pipe), Some(header)) =
-            (pipe, wire::parse(&item.message).ok().and_then(|parts| parts.header))
-            && let Some(outbox) = header.fields.rare().and_then(|rare| rare.ob.as_deref())
-        {
-            let sender = from.clone().unwrap_or_default();
-            let key = Key { sender, outbox: outbox.into(), id: header.id };
-            answer = Some(Answers::begin(&self.node.shared().pulls.answers, key, &self.queue, pipe)?);
-            attempt = header.fields.at.unwrap_or(1);
-        }
+        let queue = self.queue.clone();
+        let plain = Delivery {
+            body: (),
+            queue,
+            from,
+            attempt: 1,
+            key: None,
+            topic: None,
+            first_seen: None,
+            fence: 0,
+            answer: None,
+        };
+        let about = match pipe {
+            Some(pipe) => self.durable(item, pipe, plain)?,
+            None => plain,
+        };
         // It was parsed when it came in, and the body is what comes last.
         let body = item.message.frames().last().unwrap_or_default();
         Some(match wire::decoded(body, self.node.shared().options.body, "work") {
-            Ok(body) => Ok(Delivery { body, queue: self.queue.clone(), from, attempt, answer }),
+            Ok(body) => Ok(about.with(body)),
             Err(reason) => {
-                if let Some(answer) = answer {
-                    answer.nack(&refused(reason.to_string()));
-                }
+                about.failed(&refused(reason.to_string()));
                 Err(ReceiveError::Decode { subject: self.queue.to_string(), reason })
             }
+        })
+    }
+
+    /// What the header says of an item that waits for an answer. `None`: it has come before.
+    fn durable(&self, item: &Item, pipe: &Arc<Pipe>, plain: Delivery<()>) -> Option<Delivery<()>> {
+        let header = wire::parse(&item.message).ok().and_then(|parts| parts.header);
+        let Some((fields, id)) = header.map(|header| (header.fields, header.id)) else { return Some(plain) };
+        let Some((rare, outbox)) = fields.rare().and_then(|rare| Some((rare, rare.ob.as_deref()?))) else {
+            return Some(plain);
+        };
+        let key = Key { sender: plain.from.clone().unwrap_or_default(), outbox: outbox.into(), id };
+        let answer = Answers::begin(&self.node.shared().pulls.answers, key, &self.queue, pipe)?;
+        Some(Delivery {
+            attempt: fields.at.unwrap_or(1),
+            key: rare.k.as_deref().map(Into::into),
+            topic: rare.sj.as_deref().map(Into::into),
+            first_seen: rare
+                .ps
+                .and_then(|pushed| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(pushed))),
+            fence: fields.sq.unwrap_or(0),
+            answer: Some(answer),
+            ..plain
         })
     }
 

@@ -82,7 +82,35 @@ fn cost(queue: &str) -> usize {
 
 struct Outlet {
     pipe: Arc<Pipe>,
+    /// The puller's node id, as it says it.
+    #[cfg(feature = "durable")]
+    node: Option<Bytes>,
     credit: u64,
+}
+
+impl Outlet {
+    fn new(pipe: &Arc<Pipe>, credit: u32) -> Self {
+        Self {
+            pipe: pipe.clone(),
+            #[cfg(feature = "durable")]
+            node: pipe.peer().and_then(|peer| peer.property(wire::property::NODE).cloned()),
+            credit: u64::from(credit),
+        }
+    }
+
+    /// `None`: it takes nothing now.
+    fn offer(&mut self, item: &Outgoing<'_>) -> Option<Put> {
+        if self.credit == 0 {
+            return None;
+        }
+        let put = self.pipe.try_put(item);
+        if !put.is_queued() {
+            return None;
+        }
+        metrics::counter!("ripstop_work_pushed_total").increment(1);
+        self.credit -= 1;
+        Some(put)
+    }
 }
 
 impl Outlets {
@@ -146,6 +174,13 @@ impl Outlets {
                 },
                 Some(Kind::Hello | Kind::Manifest) => shared.heard(link, parts.body),
                 #[cfg(feature = "durable")]
+                Some(Kind::Progress) => {
+                    let id = parts.header.as_ref().map_or(0, |header| header.id);
+                    if let Some(outbox) = shared.outbox.get() {
+                        outbox.extended(pipe, parts.subject, id);
+                    }
+                }
+                #[cfg(feature = "durable")]
                 Some(kind @ (Kind::Ack | Kind::Nack)) => {
                     let error = || envelope::decode_body::<ErrorBody>(parts.body).unwrap_or_default();
                     let id = parts.header.as_ref().map_or(0, |header| header.id);
@@ -184,7 +219,7 @@ impl Outlets {
                 None => {
                     let kept = pipe.keep(cost(name));
                     if kept {
-                        pullers.outlets.push(Outlet { pipe: pipe.clone(), credit: u64::from(credit) });
+                        pullers.outlets.push(Outlet::new(pipe, credit));
                     }
                     kept
                 }
@@ -239,7 +274,55 @@ pub(super) enum Offered {
     Forbidden(String),
 }
 
+/// Which puller an item is for.
+#[cfg(feature = "durable")]
+#[derive(Clone, Copy)]
+pub(super) enum Choice<'a> {
+    Any,
+    /// The one that this key belongs to, as long as it is there.
+    Key(&'a str),
+    /// The one with this node id.
+    Node(&'a [u8]),
+}
+
+/// Highest random weight (rendezvous hashing): a puller that comes or goes moves only the keys that it gets or had.
+#[cfg(feature = "durable")]
+fn weight(node: Option<&Bytes>, key: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (node, key).hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Queue {
+    /// As [`Queue::offer`], to one puller.
+    #[cfg(feature = "durable")]
+    pub(super) fn offer_to(
+        &self,
+        item: &Outgoing<'_>,
+        choice: Choice<'_>,
+        taken: impl FnOnce(&Pipe),
+    ) -> Offered {
+        let mut pullers = lock(&self.state);
+        let outlets = pullers.outlets.iter_mut();
+        let chosen = match choice {
+            Choice::Any => {
+                drop(pullers);
+                return self.offer(item, taken);
+            }
+            Choice::Key(key) => outlets.max_by_key(|outlet| weight(outlet.node.as_ref(), key)),
+            Choice::Node(node) => outlets.filter(|outlet| outlet.node.as_deref() == Some(node)).next_back(),
+        };
+        let Some(chosen) = chosen else { return Offered::Nobody };
+        match chosen.offer(item) {
+            Some(put) => {
+                taken(&chosen.pipe);
+                Offered::Taken(put)
+            }
+            None => Offered::Full,
+        }
+    }
+
     /// Credit has come, or room, or a puller has gone.
     #[cfg(feature = "durable")]
     pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
@@ -267,13 +350,7 @@ impl Queue {
             pullers.next = (pullers.next + 1) % count;
             let next = pullers.next;
             let Some(outlet) = pullers.outlets.get_mut(next) else { break };
-            if outlet.credit == 0 {
-                continue;
-            }
-            let put = outlet.pipe.try_put(item);
-            if put.is_queued() {
-                metrics::counter!("ripstop_work_pushed_total").increment(1);
-                outlet.credit -= 1;
+            if let Some(put) = outlet.offer(item) {
                 taken(&outlet.pipe);
                 return Offered::Taken(put);
             }
@@ -324,8 +401,8 @@ impl<'a, T: Serialize + Sync + ?Sized> Push<'a, T> {
     /// receipt.processed().await?; // and now somebody has done it
     /// # Ok(()) }
     /// ```
-    pub fn durable(self) -> super::outbox::Durable<'a, T> {
-        super::outbox::Durable::new(self.node, self.queue, self.item)
+    pub fn durable(self) -> super::outbox::push::Durable<'a, T> {
+        super::outbox::push::Durable::new(self.node, self.queue, self.item)
     }
 }
 

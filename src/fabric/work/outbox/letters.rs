@@ -1,12 +1,12 @@
 //! Dead letters: what this node pushed durably and nobody could do, kept until somebody has looked at it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    durable::{Letter, Millis, Reason, Write},
+    durable::{Letter, Reason, Write},
     envelope::{self, DecodeError},
     fabric::{
         Node,
@@ -57,6 +57,10 @@ pub struct DeadLetter {
     pub id: u64,
     /// The queue that it was for.
     pub queue: String,
+    /// The topic, if it was an event.
+    pub topic: Option<String>,
+    /// Its key, if it had one.
+    pub key: Option<String>,
     /// The item, as MessagePack: see [`DeadLetter::body`].
     pub bytes: Bytes,
     /// When it was pushed.
@@ -95,19 +99,17 @@ impl DeadLetter {
     }
 }
 
-fn time(at: Millis) -> SystemTime {
-    UNIX_EPOCH.checked_add(Duration::from_millis(at.0)).unwrap_or(UNIX_EPOCH)
-}
-
 impl From<Letter> for DeadLetter {
     fn from(letter: Letter) -> Self {
         let about = letter.about;
         Self {
             id: letter.id,
             queue: letter.queue,
+            topic: letter.labels.topic,
+            key: letter.labels.key,
             bytes: letter.body,
-            pushed: time(letter.created),
-            died: time(about.died),
+            pushed: letter.created.time(),
+            died: about.died.time(),
             death: match about.reason {
                 Reason::Attempts => Death::Attempts,
                 Reason::Refused => Death::Refused,
@@ -177,7 +179,7 @@ impl DeadLetters {
         let replayed = outbox.journal().commit(vec![Write::Replay { letter, now: now() }]).await?;
         let replayed = replayed.first().copied().flatten().is_some();
         if replayed {
-            outbox.resume(self.node.shared()).await?;
+            outbox.resume().await?;
         }
         Ok(replayed)
     }

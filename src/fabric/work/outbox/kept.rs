@@ -1,0 +1,234 @@
+//! What this node owes, for those who want to look at it.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::{Outbox, now};
+use crate::{
+    durable::{Id, Item, StoreError, Write},
+    envelope::{self, DecodeError},
+    fabric::{Node, error::PushError},
+};
+
+/// An item that waits on this node's disk until somebody has processed it.
+///
+/// ```no_run
+/// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+/// for item in node.kept().list("emails", 0, 100).await? {
+///     println!("{} for {}: {} attempts, {:?}", item.id, item.queue, item.attempts, item.error);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct KeptItem {
+    /// Names it on this node, for ever.
+    pub id: u64,
+    /// The queue that it is for.
+    pub queue: String,
+    /// The topic, if it is an event.
+    pub topic: Option<String>,
+    /// Its key, if it has one.
+    pub key: Option<String>,
+    /// The item, as MessagePack: see [`KeptItem::body`].
+    pub bytes: Bytes,
+    /// When it was pushed.
+    pub pushed: SystemTime,
+    /// Not delivered before this.
+    pub due: SystemTime,
+    /// When it becomes a dead letter, if it has not been processed by then.
+    pub expires: Option<SystemTime>,
+    /// How often it failed.
+    pub attempts: u32,
+    /// What it failed with last.
+    pub error: Option<String>,
+}
+
+impl KeptItem {
+    /// The item.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is no `T`.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> Result<(), Box<dyn std::error::Error>> {
+    /// for item in node.kept().list("emails", 0, 100).await? {
+    ///     println!("{}", item.body::<String>()?);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn body<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        envelope::decode_body(&self.bytes)
+    }
+}
+
+impl From<Item> for KeptItem {
+    fn from(item: Item) -> Self {
+        Self {
+            id: item.id,
+            queue: item.queue,
+            topic: item.labels.topic,
+            key: item.labels.key,
+            bytes: item.body,
+            pushed: item.created.time(),
+            due: item.due.time(),
+            expires: item.expires.map(crate::durable::Millis::time),
+            attempts: item.attempts,
+            error: item.error,
+        }
+    }
+}
+
+/// How much waits for one queue.
+///
+/// ```no_run
+/// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+/// for queue in node.kept().queues().await? {
+///     println!("{}: {} items, the oldest from {:?}", queue.queue, queue.items, queue.oldest);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct KeptQueue {
+    /// The queue.
+    pub queue: String,
+    /// Items that wait, those that a puller has included.
+    pub items: u64,
+    /// Those that a puller has.
+    pub under_way: u64,
+    /// When the oldest was pushed.
+    pub oldest: SystemTime,
+}
+
+/// What this node owes. Made by [`Node::kept`].
+///
+/// ```no_run
+/// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+/// for queue in node.kept().queues().await? {
+///     println!("{} wait for {}", queue.items, queue.queue);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Kept {
+    node: Node,
+}
+
+impl Kept {
+    pub(crate) fn new(node: &Node) -> Self {
+        Self { node: node.clone() }
+    }
+
+    fn outbox(&self) -> Result<&Outbox, PushError> {
+        self.node.shared().outbox.get().ok_or(PushError::NoStore)
+    }
+
+    /// Queues with something in them.
+    ///
+    /// # Errors
+    /// [`PushError::NoStore`] without a `data_dir`; [`PushError::Store`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// println!("{} queues", node.kept().queues().await?.len());
+    /// # Ok(()) }
+    /// ```
+    pub async fn queues(&self) -> Result<Vec<KeptQueue>, PushError> {
+        Ok(self.outbox()?.queues().await?)
+    }
+
+    /// Items of a queue behind the one with this id (0: from the first), in the order of delivery, so many at most.
+    ///
+    /// # Errors
+    /// As for [`Kept::queues`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// println!("{} at most", node.kept().list("emails", 0, 10).await?.len());
+    /// # Ok(()) }
+    /// ```
+    pub async fn list(&self, queue: &str, after: u64, limit: usize) -> Result<Vec<KeptItem>, PushError> {
+        let queue = queue.to_owned();
+        let items = self.outbox()?.journal().look(move |store| store.page(&queue, after, limit)).await?;
+        Ok(items.into_iter().map(KeptItem::from).collect())
+    }
+
+    /// One item; `None`: it is not owed (any more).
+    ///
+    /// # Errors
+    /// As for [`Kept::queues`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// println!("{:?}", node.kept().get(7).await?);
+    /// # Ok(()) }
+    /// ```
+    pub async fn get(&self, id: u64) -> Result<Option<KeptItem>, PushError> {
+        let item = self.outbox()?.journal().look(move |store| store.item(id)).await?;
+        Ok(item.map(KeptItem::from))
+    }
+
+    /// Takes an item away: it is not delivered (again), and who waits for it is told so. Says whether it was there. What a
+    /// puller has already it may still do.
+    ///
+    /// # Errors
+    /// As for [`Kept::queues`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.kept().cancel(7).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn cancel(&self, id: u64) -> Result<bool, PushError> {
+        Ok(self.outbox()?.cancel(id).await?)
+    }
+
+    /// Delivers an item as soon as somebody takes it, although it is scheduled for later or waits after a failure. Says whether
+    /// it was there.
+    ///
+    /// # Errors
+    /// As for [`Kept::queues`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.kept().flush(7).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn flush(&self, id: u64) -> Result<bool, PushError> {
+        Ok(self.outbox()?.flush(id).await?)
+    }
+}
+
+impl Outbox {
+    async fn queues(&self) -> Result<Vec<KeptQueue>, StoreError> {
+        let depths = self.journal().look(|store| store.depths()).await?;
+        let kept = depths.into_iter().map(|depth| {
+            let under_way = self.lines.get(&depth.queue).map_or(0, |line| line.under_way() as u64);
+            KeptQueue { queue: depth.queue, items: depth.messages, under_way, oldest: depth.oldest.time() }
+        });
+        Ok(kept.collect())
+    }
+
+    async fn cancel(&self, id: Id) -> Result<bool, StoreError> {
+        let item = self.journal().look(move |store| store.item(id)).await?;
+        let cancelled = self.journal().commit(vec![Write::Cancel(id)]).await?;
+        if let Some(line) = item.and_then(|item| self.line(&item.queue)) {
+            line.settle(id, Err(line.dead("it was cancelled")));
+            // Whoever waits behind it goes on.
+            line.hurry(id);
+        }
+        Ok(cancelled.first().copied().flatten().is_some())
+    }
+
+    async fn flush(&self, id: Id) -> Result<bool, StoreError> {
+        let item = self.journal().look(move |store| store.item(id)).await?;
+        let hurried = self.journal().commit(vec![Write::Hurry { id, now: now() }]).await?;
+        if let Some(line) = item.and_then(|item| self.line(&item.queue)) {
+            line.hurry(id);
+        }
+        Ok(hurried.first().copied().flatten().is_some())
+    }
+}

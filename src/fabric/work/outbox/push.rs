@@ -1,0 +1,186 @@
+//! Durable pushes: `node.push(…).durable()`.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{
+    Outbox,
+    line::{Entering, Line},
+    millis, now,
+};
+use crate::{
+    durable::{Id, Labels, Millis, NewItem, Write},
+    envelope::check_subject,
+    fabric::{Fate, Node, error::PushError, wire},
+};
+
+/// The longest key, in bytes.
+const MAX_KEY: usize = 1024;
+
+/// A durable push, made by [`Push::durable`](crate::fabric::Push::durable). Await it to keep the item.
+#[must_use = "nothing is kept until this is awaited"]
+pub struct Durable<'a, T: ?Sized> {
+    node: Node,
+    queue: &'a str,
+    item: &'a T,
+    key: Option<&'a str>,
+    due: Option<SystemTime>,
+    lives: Option<Duration>,
+}
+
+impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
+    pub(in crate::fabric::work) fn new(node: Node, queue: &'a str, item: &'a T) -> Self {
+        Self { node, queue, item, key: None, due: None, lives: None }
+    }
+
+    /// Items of one queue with the same key go one after the other, in the order in which they were pushed here, to the same
+    /// instance for as long as it is there: the next one goes when the one before is done, or has become a dead letter. Other
+    /// senders' items of that key are not waited for. 1,024 bytes at most. Default: none.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.push("accounts.book", "+7 EUR").durable().key("customer-4711").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn key(mut self, key: &'a str) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Delivers the item no sooner than this, by this machine's clock, restarts or not. Default: at once.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let tomorrow = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
+    /// node.push("emails", "good morning").durable().at(tomorrow).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn at(mut self, time: SystemTime) -> Self {
+        self.due = Some(time);
+        self
+    }
+
+    /// Delivers the item no sooner than this from now, restarts or not. Default: at once.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.push("emails", "reminder").durable().after(std::time::Duration::from_secs(600)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn after(mut self, pause: Duration) -> Self {
+        self.due = SystemTime::now().checked_add(pause);
+        self
+    }
+
+    /// How long the item is worth delivering; then it becomes a dead letter. Default: for ever.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.push("emails", "your code").durable().expires(std::time::Duration::from_secs(600)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn expires(mut self, lives: Duration) -> Self {
+        self.lives = Some(lives);
+        self
+    }
+
+    async fn keep(self) -> Result<Receipt, PushError> {
+        let shared = self.node.shared();
+        if shared.is_draining() {
+            return Err(PushError::Draining);
+        }
+        check_subject(self.queue)?;
+        let body = wire::body(self.item)?;
+        let (queue, size, limit) = (self.queue.to_owned(), body.len(), shared.options.max_message);
+        if size > limit {
+            return Err(PushError::TooLarge { queue, size, limit });
+        }
+        if let Some(length) = self.key.map(str::len).filter(|length| *length > MAX_KEY) {
+            return Err(PushError::Key { length, limit: MAX_KEY });
+        }
+        let outbox = shared.outbox.get().ok_or(PushError::NoStore)?;
+        let created = now();
+        let labels = Labels { key: self.key.map(str::to_owned), topic: None };
+        let (due, expires) =
+            (self.due.map_or(created, Millis::of), self.lives.map(|lives| created.after(millis(lives))));
+        let receipts = outbox.keep(vec![NewItem { queue, body, labels, created, due, expires }]).await?;
+        receipts.into_iter().next().ok_or(PushError::Draining)
+    }
+}
+
+impl Outbox {
+    /// Keeps items, all of them or none.
+    pub(crate) async fn keep(&self, items: Vec<NewItem>) -> Result<Vec<Receipt>, PushError> {
+        let lines: Vec<_> = items.iter().filter_map(|item| self.line(&item.queue)).collect();
+        let entering: Vec<_> = lines.iter().map(|line| Entering::new(line)).collect();
+        metrics::counter!("ripstop_outbox_kept_total").increment(items.len() as u64);
+        let kept = self.journal.commit(items.into_iter().map(Write::Put).collect()).await?;
+        let receipts = lines.iter().zip(&entering).zip(kept).map(|((line, entering), id)| {
+            let id = id.unwrap_or_default();
+            let outcome = entering.wait(id);
+            line.came();
+            Receipt { id, outcome, line: line.clone() }
+        });
+        Ok(receipts.collect())
+    }
+}
+
+impl<'a, T: Serialize + Sync + ?Sized> IntoFuture for Durable<'a, T> {
+    type Output = Result<Receipt, PushError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.keep())
+    }
+}
+
+/// An item that is on disk here. Dropping this changes nothing: it will be delivered.
+pub struct Receipt {
+    id: Id,
+    outcome: oneshot::Receiver<Result<Fate, PushError>>,
+    line: Arc<Line>,
+}
+
+impl Receipt {
+    /// What names the item in this node's outbox, for ever.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// println!("kept as {}", node.push("emails", "hello").durable().await?.id());
+    /// # Ok(()) }
+    /// ```
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Waits until a handler has processed the item: [`Fate::Processed`]. Cancel safe: the item is delivered all the same.
+    ///
+    /// # Errors
+    /// [`PushError::Dead`] when it has become a dead letter; [`PushError::Draining`] when this node leaves first.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.push("emails", "hello").durable().await?.processed().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn processed(mut self) -> Result<Fate, PushError> {
+        (&mut self.outcome).await.unwrap_or(Err(PushError::Draining))
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.line.forget(self.id);
+    }
+}
+
+show!([T: ?Sized] Durable<'_, T>, "Durable", this, { queue: this.queue, key: this.key, due: this.due, expires: this.lives });
+
+show!([] Receipt, "Receipt", this, { queue: this.line.queue, id: this.id });
