@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Config, ConfigError, Limits, Loaded, PeerConfig, listen};
 use crate::endpoint::Endpoint;
-use crate::envelope::Pattern;
+use crate::envelope::{Pattern, group_queue};
 
 const PREFIX: &str = "RIPSTOP_";
 /// Variables that begin like keys but are read elsewhere.
@@ -154,7 +154,9 @@ pub(super) fn check(config: &Config, place: impl Fn(&str) -> String) -> Result<(
     for (index, group) in config.durable.groups.iter().enumerate() {
         token(&group.name).map_err(|reason| wrong(&format!("durable.groups.{index}.name"), reason))?;
         Pattern::parse(&group.pattern)
-            .map_err(|error| wrong(&format!("durable.groups.{index}.pattern"), error.to_string()))?;
+            .map_err(|error| error.to_string())
+            .and_then(|pattern| group_queue(&group.name, &pattern).map(drop))
+            .map_err(|reason| wrong(&format!("durable.groups.{index}.pattern"), reason))?;
     }
     let timeouts = &config.timeouts;
     for (key, value) in [
@@ -195,9 +197,9 @@ fn name(text: &str) -> Result<(), String> {
 /// A service is the first token of its subjects, so it is written like one.
 fn token(text: &str) -> Result<(), String> {
     name(text)?;
-    if text.contains(['.', '*', '>']) || text.starts_with('$') {
+    if text.contains(['.', '*', '>']) || text.starts_with(['$', '@']) {
         return Err(format!(
-            "`{text}` can't be the first token of a subject: no dot, `*` or `>`, and no `$` in front"
+            "`{text}` can't be the first token of a subject: no dot, `*` or `>`, and no `$` or `@` in front"
         ));
     }
     Ok(())

@@ -301,7 +301,7 @@ pub enum SubjectProblem {
     #[error("`*` stands only for a whole token of a pattern, `>` only for the rest at its end")]
     Wildcard,
     /// It begins with `$`.
-    #[error("names that begin with `$` belong to the node itself")]
+    #[error("names that begin with `$` or `@` belong to the node itself")]
     Reserved,
 }
 

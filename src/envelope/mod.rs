@@ -14,6 +14,7 @@
 mod bodies;
 mod body;
 mod error;
+mod group;
 mod header;
 mod limits;
 mod parts;
@@ -24,6 +25,7 @@ mod tests;
 pub use bodies::{CreditBody, ErrorBody, GapBody, HelloBody, ManifestBody, Verdict};
 pub use body::{NIL, decode_body, decode_body_within, encode_body};
 pub use error::{DecodeError, DecodeReason, EncodeError, SubjectError, SubjectProblem};
+pub(crate) use group::{group_of, group_queue, is_group};
 pub use header::{Fields, Header, Kind, MAX_HEADER, Rare, VERSION};
 pub use limits::{Limits, check};
 pub(crate) use parts::Repeated;

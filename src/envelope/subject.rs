@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::{SubjectError, SubjectProblem};
+use super::group::is_group;
 
 /// The longest subject or pattern, in bytes.
 ///
@@ -13,7 +14,7 @@ use super::error::{SubjectError, SubjectProblem};
 pub const MAX_SUBJECT: usize = 255;
 
 /// Checks a subject that a program has chosen: dotted tokens, none of them empty, no wildcards, white space or
-/// control characters, at most 255 bytes, and no `$` in front.
+/// control characters, at most 255 bytes, and neither `$` nor `@` in front.
 ///
 /// # Errors
 /// [`SubjectError`] says which rule it breaks.
@@ -27,14 +28,14 @@ pub const MAX_SUBJECT: usize = 255;
 /// ```
 pub fn check_subject(subject: &str) -> Result<(), SubjectError> {
     check_wire_subject(subject)?;
-    if is_reserved(subject) {
+    if is_reserved(subject) || is_group(subject) {
         return Err(SubjectError::new(subject, "subject", SubjectProblem::Reserved));
     }
     Ok(())
 }
 
 /// Checks a subject that came over the wire: like [`check_subject`], but the node's own subjects, which begin with
-/// `$`, are allowed.
+/// `$` or `@`, are allowed.
 ///
 /// # Errors
 /// [`SubjectError`] says which rule it breaks.

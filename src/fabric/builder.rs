@@ -575,7 +575,8 @@ async fn open_outbox(
     // It ends by itself, with the last who uses it.
     let started = tokio::task::spawn_blocking(move || Journal::start(Box::new(open), limits));
     let (journal, _) = started.await.unwrap_or(Err(StoreError::Closed)).map_err(failed)?;
-    let outbox = shared.outbox.get_or_init(|| Outbox::new(shared, journal, config));
+    let outbox = shared.outbox.get_or_init(|| Arc::new(Outbox::new(shared, journal, config)));
     outbox.remember(shared, config.dedup).await.map_err(failed)?;
+    outbox.open_groups(config).await.map_err(failed)?;
     outbox.resume().await.map_err(failed)
 }

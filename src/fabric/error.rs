@@ -294,6 +294,17 @@ pub enum PublishError {
     /// This node is draining.
     #[error("this node is shutting down")]
     Draining,
+    /// Nobody is known for whom the event would be kept, and nothing is retained for those who come later.
+    #[error(
+        "nobody is known who subscribes durably to {subject}: list [[durable.groups]], set durable.retain, or wait for a subscriber"
+    )]
+    NoDurableGroup {
+        /// The topic.
+        subject: String,
+    },
+    /// The event could not be kept. Nothing was accepted.
+    #[error(transparent)]
+    Keep(#[from] Box<PushError>),
 }
 
 classify!(PublishError {
@@ -303,6 +314,8 @@ classify!(PublishError {
     Self::TooLarge { .. } => (417, Caller, false),
     Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
+    Self::NoDurableGroup { .. } => (509, Config, true),
+    Self::Keep(_) => (510, Local, true),
 });
 
 /// A subscription or a pull could not be made.
@@ -320,13 +333,19 @@ pub enum SubscribeError {
         /// Who may not do what.
         reason: String,
     },
+    /// A durable subscription cannot be called that.
+    #[error("{reason}")]
+    Name {
+        /// Why not.
+        reason: String,
+    },
     /// This node is draining.
     #[error("this node is shutting down")]
     Draining,
 }
 
 classify!(SubscribeError {
-    Self::Subject(_) => (404, Caller, false),
+    Self::Subject(_) | Self::Name { .. } => (404, Caller, false),
     Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
 });

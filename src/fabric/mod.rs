@@ -56,6 +56,7 @@ pub use error::{
     CallError, HandlerError, PublishError, PushError, ReceiveError, ServeError, StartError, SubscribeError,
 };
 pub use events::{
+    durable::SubscribeDurably,
     publisher::{Publish, Publisher, Ready, SlowPolicy},
     subscription::{Event, Subscribe, Subscription},
 };
@@ -64,9 +65,9 @@ pub use node::Node;
 pub use peers::{PeerEvent, PeerInfo, PeerWatch};
 #[cfg(feature = "durable")]
 pub use work::outbox::{
-    kept::{Kept, KeptItem, KeptQueue},
+    kept::{Kept, KeptItem, KeptQueue, KeptSubscription},
     letters::{DeadLetter, DeadLetters, Death},
-    push::{Durable, Receipt},
+    push::{Durable, KeptEvent, Receipt},
 };
 pub use work::{
     delivery::Delivery,

@@ -105,7 +105,7 @@ pub(crate) struct Shared {
     pub(crate) outlets: Outlets,
     /// What is owed on disk, if there is a place for it.
     #[cfg(feature = "durable")]
-    pub(crate) outbox: std::sync::OnceLock<crate::fabric::work::outbox::Outbox>,
+    pub(crate) outbox: std::sync::OnceLock<Arc<crate::fabric::work::outbox::Outbox>>,
     pub(crate) pulls: Arc<Pulls>,
     pub(crate) guard: Guard,
     pub(crate) monitor: Reporter,

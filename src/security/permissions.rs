@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{Identity, SecurityError};
 use crate::config::{AllowRule, Who, pattern, who};
-use crate::envelope::{Pattern, is_reserved, root};
+use crate::envelope::{Pattern, group_of, is_group, is_reserved, root};
 
 /// What may be asked of a node without being an admin, of the subjects that begin with `$`.
 const OPEN: [&str; 2] = ["$node.ping", "$node.health"];
@@ -173,6 +173,13 @@ impl Permissions {
             // Every node answers to its own.
             let open = action == Action::Serve || (action == Action::Call && OPEN.contains(&subject));
             return open || self.is_admin(who);
+        }
+        if is_group(subject) {
+            // The queue of a durable subscription: whoever may subscribe may pull it. Of what is pushed to it, each event's own topic
+            // decides.
+            let covered = |(_, pattern): (&str, Pattern)| self.allows_pattern(who, pattern.as_str());
+            return action == Action::Push
+                || (action == Action::Pull && group_of(subject).is_some_and(covered));
         }
         match self.scope(who, action) {
             Scope::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(subject)),

@@ -7,6 +7,7 @@ mod common;
 mod drain;
 #[cfg(feature = "durable")]
 mod durable;
+mod durable_events;
 mod events;
 mod foreign;
 mod peers;

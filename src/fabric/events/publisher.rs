@@ -17,8 +17,13 @@ use dashmap::DashMap;
 use serde::Serialize;
 use tokio::{sync::watch, time::timeout_at};
 
+#[cfg(feature = "durable")]
+use crate::fabric::{
+    error::PushError,
+    work::outbox::{Outbox, push::KeptEvent},
+};
 use crate::{
-    envelope::{Header, Kind, check_subject},
+    envelope::{Header, Kind, check_subject, group_of},
     fabric::{
         Fate, Node,
         error::PublishError,
@@ -281,11 +286,15 @@ impl Core for TopicsCore {
         }
         let Some(shared) = self.0.shared.upgrade() else { return Flow::Close("the node is gone".into()) };
         let caps = shared.options.subscriptions;
+        let mut groups = Vec::new();
         let subscribed = {
             let mut subscribers = write(&self.0.subscribers);
             let Some(subscriber) = subscribers.get_mut(&pipe.id()) else { return Flow::Continue };
             received.commands.drain(..).try_for_each(|command| match command {
-                Command::Subscribe(prefix) => subscriber.subscribe(&prefix, caps),
+                Command::Subscribe(prefix) => {
+                    groups.extend(prefix.starts_with(b"@").then(|| prefix.clone()));
+                    subscriber.subscribe(&prefix, caps)
+                }
                 Command::Cancel(prefix) => {
                     subscriber.cancel(&prefix);
                     Ok(())
@@ -297,6 +306,9 @@ impl Core for TopicsCore {
             return Flow::Close(limit.to_string());
         }
         self.0.changed();
+        if !groups.is_empty() {
+            register(&shared, pipe, &groups);
+        }
         Flow::Continue
     }
 
@@ -306,6 +318,29 @@ impl Core for TopicsCore {
         if let Some(shared) = self.0.shared.upgrade() {
             shared.accepted_left(pipe);
         }
+    }
+}
+
+/// Durable subscriptions have come: events are kept for those that may.
+fn register(shared: &Arc<Shared>, pipe: &Pipe, queues: &[Bytes]) {
+    let queues = queues.iter().filter_map(|queue| std::str::from_utf8(queue).ok());
+    let queues: Vec<_> = queues
+        .filter(|queue| group_of(queue).is_some() && shared.guard.may(pipe, Action::Pull, queue).is_ok())
+        .map(str::to_owned)
+        .collect();
+    #[cfg(feature = "durable")]
+    if let Some(outbox) = shared.outbox.get().cloned() {
+        shared.spawn(async move {
+            for queue in queues {
+                if let Err(error) = outbox.register(&queue).await {
+                    tracing::warn!(%error, queue, "no events are kept for a durable subscription");
+                }
+            }
+        });
+        return;
+    }
+    for queue in queues {
+        tracing::warn!(queue, "no events are kept for a durable subscription: set data_dir");
     }
 }
 
@@ -403,20 +438,59 @@ impl<T: Serialize> Publisher<T> {
             turn.take().await;
         }
         let (fate, waiting) = self.put(event)?;
-        if let Some(Waiting { pipes, header, body }) = waiting {
-            for pipe in pipes {
-                let event = Outgoing {
-                    envelope: Envelope::None,
-                    subject: &self.topic.subject,
-                    header: &header,
-                    body: Frame::Shared(&body),
-                };
-                while matches!(pipe.try_put(&event), Put::Full) {
-                    pipe.space().await;
-                }
+        self.put_waiting(waiting).await;
+        Ok(fate)
+    }
+
+    /// Publishes one event, and keeps it on this node's disk for every durable subscription that it has heard of (or that
+    /// `[[durable.groups]]` names) until it is processed there: once this has returned, a crash of either side loses nothing. It
+    /// takes a `data_dir`. Plain subscribers get the event, too, as from [`Publisher::publish`].
+    ///
+    /// # Errors
+    /// [`PublishError::NoDurableGroup`] when nobody would get it, now or (with `durable.retain`) later; [`PublishError::Keep`]; and as for
+    /// [`Publisher::publish`]. Nothing was kept then.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let orders = node.publisher::<String>("orders.created").await?;
+    /// let kept = orders.keep(&"order 7".to_owned()).await?;
+    /// println!("kept for {} subscriptions", kept.subscriptions());
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "durable")]
+    pub async fn keep(&self, event: &T) -> Result<KeptEvent, PublishError> {
+        let shared = self.node.shared();
+        if shared.is_draining() {
+            return Err(PublishError::Draining);
+        }
+        let subject = &self.topic.subject;
+        let body = wire::body(event)?;
+        let (size, limit) = (body.len(), shared.options.max_message);
+        if size > limit {
+            return Err(PublishError::TooLarge { subject: subject.clone(), size, limit });
+        }
+        let failed = |error: PushError| PublishError::Keep(Box::new(error));
+        let outbox = Outbox::of(shared).map_err(failed)?;
+        let kept = outbox.keep_event(subject, body.clone()).await.map_err(failed)?;
+        let receipts = kept.ok_or_else(|| PublishError::NoDurableGroup { subject: subject.clone() })?;
+        let (_, waiting) = self.put_encoded(shared, Frame::Shared(&body));
+        self.put_waiting(waiting).await;
+        Ok(KeptEvent::new(receipts))
+    }
+
+    async fn put_waiting(&self, waiting: Option<Waiting>) {
+        let Some(Waiting { pipes, header, body }) = waiting else { return };
+        for pipe in pipes {
+            let event = Outgoing {
+                envelope: Envelope::None,
+                subject: &self.topic.subject,
+                header: &header,
+                body: Frame::Shared(&body),
+            };
+            while matches!(pipe.try_put(&event), Put::Full) {
+                pipe.space().await;
             }
         }
-        Ok(fate)
     }
 
     /// Encodes once and puts into every queue; what `Block` could not put comes back.

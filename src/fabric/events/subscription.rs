@@ -1,7 +1,7 @@
 //! The receiving side of pub-sub.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     future::{Future, IntoFuture, poll_fn},
     marker::PhantomData,
     pin::Pin,
@@ -18,6 +18,7 @@ use crate::{
     fabric::{
         Node,
         error::{ReceiveError, SubscribeError},
+        events::durable::SubscribeDurably,
         inbox::{Fill, Inbox, Item, Note},
         shared::Shared,
         wire::{self, property},
@@ -46,6 +47,8 @@ struct Entry {
 pub(crate) struct Subscriptions {
     entries: RwLock<Vec<Arc<Entry>>>,
     feeds: Mutex<Feeds>,
+    /// Queues in which publishers keep events for this node, what is in them, and how many here pull them. Locked after `feeds`.
+    groups: Mutex<BTreeMap<String, (Pattern, usize)>>,
 }
 
 #[derive(Default)]
@@ -92,7 +95,9 @@ impl Feed {
 impl Subscriptions {
     /// The patterns, for the reconciler that decides whom to dial.
     pub(crate) fn patterns(&self) -> Vec<Pattern> {
-        read(&self.entries).iter().map(|entry| entry.pattern.clone()).collect()
+        let mut patterns: Vec<_> = read(&self.entries).iter().map(|entry| entry.pattern.clone()).collect();
+        patterns.extend(lock(&self.groups).values().map(|(pattern, _)| pattern.clone()));
+        patterns
     }
 
     fn add(&self, entry: Arc<Entry>) {
@@ -100,6 +105,29 @@ impl Subscriptions {
         write(&self.entries).push(entry.clone());
         // ZMTP counts subscriptions: the same prefix twice is cancelled twice.
         feeds.all.values().for_each(|feed| tell(&feed.pipe, true, [entry.pattern.prefix()]));
+    }
+
+    /// Publishers are to keep events in this queue: they hear so as of a subscription.
+    pub(super) fn register(&self, queue: &str, pattern: &Pattern) {
+        let feeds = lock(&self.feeds);
+        let mut groups = lock(&self.groups);
+        let (_, count) = groups.entry(queue.to_owned()).or_insert_with(|| (pattern.clone(), 0));
+        *count += 1;
+        if *count == 1 {
+            feeds.all.values().for_each(|feed| tell(&feed.pipe, true, [queue]));
+        }
+    }
+
+    /// Nobody here pulls the queue any more. Publishers go on keeping events in it.
+    pub(super) fn unregister(&self, queue: &str) {
+        let feeds = lock(&self.feeds);
+        let mut groups = lock(&self.groups);
+        let Some((_, count)) = groups.get_mut(queue) else { return };
+        *count -= 1;
+        if *count == 0 {
+            groups.remove(queue);
+            feeds.all.values().for_each(|feed| tell(&feed.pipe, false, [queue]));
+        }
     }
 
     fn remove(&self, id: u64) {
@@ -125,7 +153,10 @@ impl Subscriptions {
     pub(crate) fn joined(&self, pipe: &Arc<Pipe>, after: Option<&Arc<Pipe>>) {
         let mut feeds = lock(&self.feeds);
         let entries = read(&self.entries);
-        tell(pipe, true, entries.iter().map(|entry| entry.pattern.prefix()));
+        let groups = lock(&self.groups);
+        let prefixes = entries.iter().map(|entry| entry.pattern.prefix());
+        tell(pipe, true, prefixes.chain(groups.keys().map(String::as_str)));
+        drop(groups);
         // A connection that has ended meanwhile was taken off the list already.
         if !pipe.is_closed() {
             // One that was restarted counts from the beginning.
@@ -368,6 +399,23 @@ pub struct Subscribe<T> {
 impl<T> Subscribe<T> {
     pub(crate) fn new(node: &Node, pattern: &str) -> Self {
         Self { node: node.clone(), pattern: pattern.to_owned(), body: PhantomData }
+    }
+
+    /// Has every publisher of what matches keep its events for this name until they are processed, whoever of those that
+    /// subscribe under it is there: each event goes to one of them. A publisher keeps them from the first time that it has heard of the
+    /// name on (it persists), if it publishes durably: see [`Publisher::keep`](crate::fabric::Publisher::keep).
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let mut orders = node.subscribe::<String>("orders.*").durable("billing").await?;
+    /// while let Some(Ok(order)) = orders.recv().await {
+    ///     println!("{:?}: {}", order.topic, order.body);
+    ///     order.ack();
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn durable(self, name: &str) -> SubscribeDurably<T> {
+        SubscribeDurably::new(self.node, self.pattern, name)
     }
 }
 

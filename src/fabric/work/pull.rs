@@ -13,11 +13,12 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    envelope::{CreditBody, Header, Kind, check_subject},
+    envelope::{CreditBody, Header, Kind, check_subject, group_of, is_group},
     fabric::{
         Node,
         context::PeerName,
         error::{ReceiveError, SubscribeError},
+        events::durable::Registered,
         inbox::{Fill, Inbox, Item, Note},
         shared::Shared,
         wire::{self, Envelope},
@@ -269,6 +270,12 @@ impl Pulls {
                 match run.as_mut().and_then(|(_, fill)| fill.as_mut()) {
                     None if give_back(pipe, parts.subject, parts.header.as_ref()) => {}
                     None => nobody += 1,
+                    Some(_) if !may_have_topic(shared, pipe, parts.subject, parts.header.as_ref()) => {
+                        metrics::counter!("ripstop_work_dropped_total", "reason" => "forbidden").increment(1);
+                        if let Some(header) = &parts.header {
+                            say(pipe, parts.subject, header.id, Some(&refused("it may not publish that")));
+                        }
+                    }
                     Some(fill) => {
                         if !fill.has_room() {
                             flow = Flow::Pause;
@@ -294,6 +301,19 @@ impl Pulls {
         received.messages.drain(..done);
         flow
     }
+}
+
+/// Whether an event in the queue of a durable subscription is one of the pattern's, and its sender may publish it.
+fn may_have_topic(shared: &Shared, pipe: &Pipe, queue: &str, header: Option<&Header>) -> bool {
+    if !is_group(queue) {
+        return true;
+    }
+    let rare = header.and_then(|header| header.fields.rare());
+    let Some(topic) = rare.filter(|rare| rare.ob.is_some()).and_then(|rare| rare.sj.as_deref()) else {
+        return false;
+    };
+    let meant = group_of(queue).is_some_and(|(_, pattern)| pattern.matches(topic));
+    meant && shared.guard.may(pipe, Action::Publish, topic).is_ok()
 }
 
 /// Tells whoever keeps an item that nobody works on it here; `false` where nobody keeps it.
@@ -349,12 +369,30 @@ pub struct PullBuilder<T> {
     node: Node,
     queue: String,
     prefetch: u32,
+    subscribed: Option<Registered>,
     body: PhantomData<fn() -> T>,
 }
 
 impl<T> PullBuilder<T> {
     pub(crate) fn new(node: &Node, queue: &str) -> Self {
-        Self { node: node.clone(), queue: queue.to_owned(), prefetch: PREFETCH, body: PhantomData }
+        Self {
+            node: node.clone(),
+            queue: queue.to_owned(),
+            prefetch: PREFETCH,
+            subscribed: None,
+            body: PhantomData,
+        }
+    }
+
+    pub(crate) fn of(mut self, queue: String) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// Of events that their publishers keep: see [`Subscribe::durable`](crate::fabric::Subscribe::durable).
+    pub(crate) fn subscribed(mut self, subscribed: Registered) -> Self {
+        self.subscribed = Some(subscribed);
+        self
     }
 
     /// How many items each pusher may send ahead of what was taken here. Default 1,024. A small number spreads slow
@@ -377,7 +415,9 @@ impl<T: 'static> IntoFuture for PullBuilder<T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            check_subject(&self.queue)?;
+            if self.subscribed.is_none() {
+                check_subject(&self.queue)?;
+            }
             let shared = self.node.shared();
             if shared.is_draining() {
                 return Err(SubscribeError::Draining);
@@ -392,6 +432,7 @@ impl<T: 'static> IntoFuture for PullBuilder<T> {
                 prefetch: self.prefetch,
                 inbox,
                 owed: Mutex::default(),
+                _subscribed: self.subscribed,
                 body: PhantomData,
             };
             shared.roots_changed().await;
@@ -408,6 +449,8 @@ pub struct Pull<T> {
     prefetch: u32,
     inbox: Arc<Inbox>,
     owed: Mutex<Owed>,
+    /// The publishers keep events for it.
+    _subscribed: Option<Registered>,
     body: PhantomData<fn() -> T>,
 }
 

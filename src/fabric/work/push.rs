@@ -139,6 +139,12 @@ impl Outlets {
         queue
     }
 
+    /// Whether somebody pulls the queue.
+    #[cfg(feature = "durable")]
+    pub(super) fn has_pullers(&self, name: &str) -> bool {
+        self.queues.get(name).is_some_and(|queue| !lock(&queue.state).outlets.is_empty())
+    }
+
     fn queue(&self, name: &str) -> (Arc<Queue>, bool) {
         let queue = self.queues.entry(name.to_owned()).or_default();
         let new = !queue.ours.swap(true, Ordering::Relaxed);

@@ -47,11 +47,7 @@ impl Work {
     {
         let run: Run = Box::new(move |node, queue, concurrency| {
             Box::pin(async move {
-                // Twice what is being worked on, so that no handler waits for the wire.
-                let prefetch = u32::try_from(concurrency * 2).unwrap_or(u32::MAX);
-                let pull = PullBuilder::<T>::new(&node, &queue).prefetch(prefetch).await?;
-                let task = node.shared().spawn(work(pull, Arc::new(handler), concurrency));
-                Ok(Worker { task })
+                Worker::start(PullBuilder::<T>::new(&node, &queue), handler, concurrency).await
             })
         });
         Self { node: node.clone(), queue: queue.to_owned(), concurrency: CONCURRENCY, run }
@@ -86,6 +82,24 @@ pub struct Worker {
 }
 
 impl Worker {
+    pub(crate) async fn start<T, F, Fut>(
+        pull: PullBuilder<T>,
+        handler: F,
+        concurrency: usize,
+    ) -> Result<Self, SubscribeError>
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(T, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        // Twice what is being worked on, so that no handler waits for the wire.
+        let pull = pull.prefetch(u32::try_from(concurrency * 2).unwrap_or(u32::MAX)).await?;
+        let shared = pull.node().shared().clone();
+        let task = shared.spawn(work(pull, Arc::new(handler), concurrency));
+        Ok(Self { task })
+    }
+
     /// Takes no further items; handlers under way are finished.
     ///
     /// ```no_run
@@ -120,7 +134,8 @@ where
         };
         let working = shared.methods.busy.begin();
         let peer = PeerName { service: delivery.from.clone(), ..PeerName::default() };
-        let context = Context::new(shared, delivery.queue.clone(), None, peer);
+        let subject = delivery.topic.clone().unwrap_or_else(|| delivery.queue.clone());
+        let context = Context::new(shared, subject, None, peer);
         let handler = handler.clone();
         let span = tracing::debug_span!(
             "work", node = %shared.id, service = %shared.service, subject = %delivery.queue, peer = delivery.from.as_deref(),

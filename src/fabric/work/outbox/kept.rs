@@ -1,6 +1,6 @@
 //! What this node owes, for those who want to look at it.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::{Outbox, now};
 use crate::{
     durable::{Id, Item, StoreError, Write},
-    envelope::{self, DecodeError},
+    envelope::{self, DecodeError, group_of},
     fabric::{Node, error::PushError},
 };
 
@@ -122,8 +122,8 @@ impl Kept {
         Self { node: node.clone() }
     }
 
-    fn outbox(&self) -> Result<&Outbox, PushError> {
-        self.node.shared().outbox.get().ok_or(PushError::NoStore)
+    fn outbox(&self) -> Result<&Arc<Outbox>, PushError> {
+        Outbox::of(self.node.shared())
     }
 
     /// Queues with something in them.
@@ -199,6 +199,65 @@ impl Kept {
     /// ```
     pub async fn flush(&self, id: u64) -> Result<bool, PushError> {
         Ok(self.outbox()?.flush(id).await?)
+    }
+}
+
+/// A durable subscription that this node keeps events for.
+///
+/// ```no_run
+/// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+/// for group in node.kept().subscriptions().await? {
+///     println!("{} gets {}, and was here last at {:?}", group.name, group.pattern, group.seen);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct KeptSubscription {
+    /// Its name.
+    pub name: String,
+    /// What it subscribes to.
+    pub pattern: String,
+    /// The queue in which its events wait: see [`Kept::list`].
+    pub queue: String,
+    /// When one of its instances was last here, or it was first named; to the hour.
+    pub seen: SystemTime,
+}
+
+impl Kept {
+    /// Durable subscriptions that events are kept for.
+    ///
+    /// # Errors
+    /// As for [`Kept::queues`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// println!("{} subscriptions", node.kept().subscriptions().await?.len());
+    /// # Ok(()) }
+    /// ```
+    pub async fn subscriptions(&self) -> Result<Vec<KeptSubscription>, PushError> {
+        let groups = self.outbox()?.known_groups().await;
+        let named = groups.into_iter().filter_map(|group| {
+            let name = group_of(&group.queue)?.0.to_owned();
+            let (pattern, seen) = (group.pattern.to_string(), group.seen.time());
+            Some(KeptSubscription { name, pattern, queue: group.queue, seen })
+        });
+        Ok(named.collect())
+    }
+
+    /// Keeps no more events for this subscription, and throws away what waits for it: gives how many those were. If one of
+    /// its instances is here, or comes back, it begins anew.
+    ///
+    /// # Errors
+    /// As for [`Kept::queues`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.kept().unsubscribe("@billing/orders.+").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn unsubscribe(&self, queue: &str) -> Result<u64, PushError> {
+        Ok(self.outbox()?.unregister(queue).await?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Dead letters: what this node pushed durably and nobody could do, kept until somebody has looked at it.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -144,8 +144,8 @@ impl DeadLetters {
         Self { node: node.clone() }
     }
 
-    fn outbox(&self) -> Result<&Outbox, PushError> {
-        self.node.shared().outbox.get().ok_or(PushError::NoStore)
+    fn outbox(&self) -> Result<&Arc<Outbox>, PushError> {
+        Outbox::of(self.node.shared())
     }
 
     /// Those behind the one with this id (0: from the first), oldest first, so many at most.

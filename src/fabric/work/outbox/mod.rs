@@ -9,6 +9,7 @@
 //!                          └────── lost ◀──────┘
 //! ```
 
+mod groups;
 pub(crate) mod kept;
 pub(crate) mod letters;
 mod line;
@@ -29,6 +30,7 @@ use crate::{
     durable::{Id, Journal, Millis, SeenKey, StoreError, Write},
     envelope::ErrorBody,
     fabric::{
+        error::PushError,
         shared::Shared,
         work::answer::{Key, say},
     },
@@ -43,6 +45,7 @@ pub(crate) struct Outbox {
     journal: Journal,
     patience: Patience,
     lines: DashMap<String, Arc<Line>>,
+    groups: groups::Groups,
     /// Numbers deliveries, rising over all starts of this node.
     fence: Arc<AtomicU64>,
 }
@@ -96,9 +99,15 @@ impl Outbox {
                 same_first: config.same_first,
             },
             lines: DashMap::new(),
+            groups: groups::Groups::new(config),
             // The epoch is counted on disk: what an earlier start has given out is lower.
             fence: Arc::new(AtomicU64::new(shared.epoch << 32)),
         }
+    }
+
+    /// That of a node with a place on disk.
+    pub(crate) fn of(shared: &Shared) -> Result<&Arc<Self>, PushError> {
+        shared.outbox.get().ok_or(PushError::NoStore)
     }
 
     pub(crate) fn journal(&self) -> &Journal {

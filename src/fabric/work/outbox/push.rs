@@ -105,23 +105,28 @@ impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
         if let Some(length) = self.key.map(str::len).filter(|length| *length > MAX_KEY) {
             return Err(PushError::Key { length, limit: MAX_KEY });
         }
-        let outbox = shared.outbox.get().ok_or(PushError::NoStore)?;
+        let outbox = Outbox::of(shared)?;
         let created = now();
         let labels = Labels { key: self.key.map(str::to_owned), topic: None };
         let (due, expires) =
             (self.due.map_or(created, Millis::of), self.lives.map(|lives| created.after(millis(lives))));
-        let receipts = outbox.keep(vec![NewItem { queue, body, labels, created, due, expires }]).await?;
+        let receipts =
+            outbox.keep(vec![NewItem { queue, body, labels, created, due, expires }], Vec::new()).await?;
         receipts.into_iter().next().ok_or(PushError::Draining)
     }
 }
 
 impl Outbox {
-    /// Keeps items, all of them or none.
-    pub(crate) async fn keep(&self, items: Vec<NewItem>) -> Result<Vec<Receipt>, PushError> {
+    /// Keeps items, all of them or none, and what has to be written with them.
+    pub(super) async fn keep(
+        &self,
+        items: Vec<NewItem>,
+        more: Vec<Write>,
+    ) -> Result<Vec<Receipt>, PushError> {
         let lines: Vec<_> = items.iter().filter_map(|item| self.line(&item.queue)).collect();
         let entering: Vec<_> = lines.iter().map(|line| Entering::new(line)).collect();
         metrics::counter!("ripstop_outbox_kept_total").increment(items.len() as u64);
-        let kept = self.journal.commit(items.into_iter().map(Write::Put).collect()).await?;
+        let kept = self.journal.commit(items.into_iter().map(Write::Put).chain(more).collect()).await?;
         let receipts = lines.iter().zip(&entering).zip(kept).map(|((line, entering), id)| {
             let id = id.unwrap_or_default();
             let outcome = entering.wait(id);
@@ -174,6 +179,49 @@ impl Receipt {
         (&mut self.outcome).await.unwrap_or(Err(PushError::Draining))
     }
 }
+
+/// An event that is on disk here, for every durable subscription. Dropping this changes nothing: it will be delivered.
+pub struct KeptEvent {
+    receipts: Vec<Receipt>,
+}
+
+impl KeptEvent {
+    pub(crate) fn new(receipts: Vec<Receipt>) -> Self {
+        Self { receipts }
+    }
+
+    /// For how many durable subscriptions it is kept; 0 when it is only retained for those that come later.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let orders = node.publisher::<u64>("orders.created").await?;
+    /// assert_eq!(orders.keep(&7).await?.subscriptions(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn subscriptions(&self) -> usize {
+        self.receipts.len()
+    }
+
+    /// Waits until every durable subscription has processed it. Cancel safe.
+    ///
+    /// # Errors
+    /// As for [`Receipt::processed`], of the first that has failed.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let orders = node.publisher::<u64>("orders.created").await?;
+    /// orders.keep(&7).await?.processed().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn processed(self) -> Result<(), PushError> {
+        for receipt in self.receipts {
+            receipt.processed().await?;
+        }
+        Ok(())
+    }
+}
+
+show!([] KeptEvent, "KeptEvent", this, { subscriptions: this.receipts.len() });
 
 impl Drop for Receipt {
     fn drop(&mut self) {
