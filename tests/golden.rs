@@ -137,6 +137,8 @@ fn fields() {
     assert_eq!(rare.tp.as_deref(), Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
     assert_eq!((rare.ts.as_deref(), rare.k.as_deref()), (Some("vendor=1"), Some("customer-7")));
     assert_eq!((rare.ik.as_deref(), rare.ct.as_deref()), (Some("pay-7"), Some("application/json")));
+    assert_eq!((rare.ob.as_deref(), rare.sj.as_deref()), (Some("5f"), Some("orders.created")));
+    assert_eq!(rare.ps, Some(1_764_288_000_000));
 
     let mut later = Header::new(Kind::Event, 0);
     later.fields.sq = Some(1);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use ripstop::config::{AllowRule, Config, PeerConfig, SecurityConfig};
+use ripstop::config::{AllowRule, Config, DurableConfig, GroupConfig, PeerConfig, SecurityConfig};
 
 const SAMPLE: &str = include_str!("../examples/ripstop.toml");
 
@@ -93,6 +93,7 @@ fn every_key_is_there_and_the_examples_are_right() {
         }],
         limits: default.limits,
         timeouts: default.timeouts,
+        durable: DurableConfig { groups: vec![GroupConfig::new("billing", "orders.*")], ..default.durable },
     };
     let sample = with_examples();
     assert_eq!(Config::parse(&sample).unwrap(), everything);

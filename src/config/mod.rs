@@ -291,7 +291,7 @@ pub struct Timeouts {
     /// First pause before a reconnect. Default: 50 ms.
     #[serde(with = "values::duration")]
     pub reconnect_min: Duration,
-    /// Longest pause before a reconnect: a random part of it is waited. Default: 1 s, so that a healed network is used within that.
+    /// Longest pause before a reconnect: between half of it and all of it is waited. Default: 1 s, so that a healed network is used within that.
     #[serde(with = "values::duration")]
     pub reconnect_max: Duration,
 }
@@ -327,7 +327,7 @@ pub struct DurableConfig {
     pub bytes: usize,
     /// An item that has failed so often becomes a dead letter. Default: 5.
     pub attempts: u32,
-    /// First pause between attempts; each is twice the one before, and a random part of it is waited. Default: 500 ms.
+    /// First pause between attempts; each is twice the one before, and between half of it and all of it is waited. Default: 500 ms.
     #[serde(with = "values::duration")]
     pub retry_min: Duration,
     /// Longest pause between attempts. Default: 1 min.

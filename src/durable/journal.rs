@@ -30,8 +30,13 @@ type Look = Box<dyn FnOnce(&mut dyn Store) + Send>;
 type Committed = oneshot::Sender<Result<Vec<Option<Id>>, StoreError>>;
 
 enum Request {
-    Commit { writes: Vec<Write>, done: Committed },
+    Commit {
+        writes: Vec<Write>,
+        done: Committed,
+    },
     Look(Look),
+    /// All that was asked for before is done, and the file is let go.
+    Close(oneshot::Sender<()>),
 }
 
 /// Opens the store, and again after it failed.
@@ -64,6 +69,14 @@ impl Journal {
         let asked = self.requests.send(Request::Commit { writes, done }).await;
         asked.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Lets the store go, behind all changes that were asked for before; whatever is asked for later is [`StoreError::Closed`].
+    pub(crate) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.requests.send(Request::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
     }
 
     /// Reads, behind all changes that were asked for before.
@@ -106,6 +119,12 @@ impl Keeper {
                         if let Ok(store) = self.opened() {
                             look(&mut **store);
                         }
+                    }
+                    Request::Close(done) => {
+                        self.commit(mem::take(&mut batch));
+                        drop((self, requests));
+                        let _ = done.send(());
+                        return;
                     }
                 }
                 next = if together < TOGETHER { requests.try_recv().ok() } else { None };

@@ -156,7 +156,7 @@ impl Memory {
                 self.take_all(|item| oldest.contains(&item.id) && item.created < *before);
             }
             Write::Reply { key, body, .. } => {
-                drop(self.replies.entry(key.clone()).or_insert_with(|| body.clone()))
+                self.replies.entry(key.clone()).or_insert_with(|| body.clone());
             }
         }
         None

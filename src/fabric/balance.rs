@@ -1,6 +1,7 @@
 //! Power of two choices: of two instances picked at random the one that looks cheaper gets the call.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -101,6 +102,14 @@ pub(crate) fn pick(candidates: &[Arc<PeerLink>], now: impl FnOnce() -> Instant) 
         return candidates.get(index);
     }
     candidates.first()
+}
+
+/// Highest random weight (rendezvous hashing): whoever has the highest gets what has this key, and one that comes or goes moves
+/// only the keys that it gets or had.
+pub(crate) fn weight(instance: impl Hash, key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (instance, key).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The rule itself, with cost and chance passed in.

@@ -461,7 +461,7 @@ impl NodeBuilder {
         Arc::new_cyclic(|me| Shared {
             id,
             epoch,
-            _identity: identity,
+            identity,
             own: RwLock::default(),
             fabric: config.fabric.clone(),
             service: self.service.clone(),

@@ -56,6 +56,7 @@ pub struct Context {
     subject: Arc<str>,
     deadline: Option<Instant>,
     peer: PeerName,
+    key: Option<Box<str>>,
 }
 
 impl Context {
@@ -65,7 +66,15 @@ impl Context {
         deadline: Option<Instant>,
         peer: PeerName,
     ) -> Self {
-        Self { shared: shared.clone(), subject, deadline, peer }
+        Self { shared: shared.clone(), subject, deadline, peer, key: None }
+    }
+
+    pub(crate) fn with_key(self, key: Option<Box<str>>) -> Self {
+        Self { key, ..self }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The subject that was called, or the queue that the work came from.
@@ -90,6 +99,19 @@ impl Context {
     /// ```
     pub fn caller(&self) -> Option<&str> {
         self.peer.service.as_deref()
+    }
+
+    /// The name that the caller gave what it asks for: see [`Call::idempotency_key`](crate::fabric::Call::idempotency_key).
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("payments.charge", |_: u64, ctx: ripstop::Context| async move {
+    ///     Ok(format!("charged as {}", ctx.idempotency_key().unwrap_or("nothing")))
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// The sender's address.

@@ -105,6 +105,11 @@ async fn leave(shared: &Arc<Shared>) {
         tracing::warn!(unsent, "drain: the time is up with messages unsent");
     }
     close(shared, deadline).await;
+    #[cfg(feature = "durable")]
+    if let Some(outbox) = shared.outbox.get() {
+        outbox.journal().close().await;
+    }
+    shared.identity.release();
     tracing::debug!(node = %shared.id, took = ?started.elapsed(), "drained");
 }
 

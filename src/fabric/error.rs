@@ -222,6 +222,22 @@ pub enum CallError {
         /// Who may not do what.
         reason: String,
     },
+    /// The idempotency key is too long.
+    #[error("a key of {length} bytes; {limit} are the most")]
+    Key {
+        /// Its length in bytes.
+        length: usize,
+        /// The longest there may be.
+        limit: usize,
+    },
+    /// The idempotency key was used with another request before.
+    #[error("{subject}: {reason}")]
+    KeyReused {
+        /// The method.
+        subject: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// This node is draining.
     #[error("this node is shutting down")]
     Draining,
@@ -241,6 +257,8 @@ classify!(CallError {
     Self::Full { .. } => (418, Peer, true),
     Self::Lost { .. } => (419, Network, false),
     Self::Forbidden { .. } => (440, Config, false),
+    Self::Key { .. } => (508, Caller, false),
+    Self::KeyReused { .. } => (511, Caller, false),
     Self::Draining => (406, Caller, false),
 });
 
@@ -500,6 +518,8 @@ pub struct HandlerError {
     message: String,
     code: Option<String>,
     chain: Vec<String>,
+    permanent: bool,
+    pause: Option<Duration>,
 }
 
 impl HandlerError {
@@ -509,7 +529,7 @@ impl HandlerError {
     /// assert_eq!(ripstop::fabric::HandlerError::new("out of stock").message(), "out of stock");
     /// ```
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: None, chain: Vec::new() }
+        Self { message: message.into(), code: None, chain: Vec::new(), permanent: false, pause: None }
     }
 
     /// With a code of the application's own, which reaches the caller in [`CallError::Handler`].
@@ -522,6 +542,49 @@ impl HandlerError {
     pub fn with_code(mut self, code: impl Into<String>) -> Self {
         self.code = Some(code.into());
         self
+    }
+
+    /// Says that trying again would not help: durable work becomes a dead letter at once, and who asks again under the same
+    /// idempotency key gets the same error.
+    ///
+    /// ```
+    /// assert!(ripstop::fabric::HandlerError::new("no such address").permanent().is_permanent());
+    /// ```
+    #[must_use]
+    pub fn permanent(mut self) -> Self {
+        self.permanent = true;
+        self
+    }
+
+    /// Says when to try durable work again, instead of after a pause that grows.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let error = ripstop::fabric::HandlerError::new("too many mails").retry_after(Duration::from_secs(60));
+    /// assert_eq!(error.pause(), Some(Duration::from_secs(60)));
+    /// ```
+    #[must_use]
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.pause = Some(pause);
+        self
+    }
+
+    /// Whether trying again would not help: see [`HandlerError::permanent`].
+    ///
+    /// ```
+    /// assert!(!ripstop::fabric::HandlerError::new("x").is_permanent());
+    /// ```
+    pub fn is_permanent(&self) -> bool {
+        self.permanent
+    }
+
+    /// When to try again: see [`HandlerError::retry_after`].
+    ///
+    /// ```
+    /// assert_eq!(ripstop::fabric::HandlerError::new("x").pause(), None);
+    /// ```
+    pub fn pause(&self) -> Option<Duration> {
+        self.pause
     }
 
     /// The text.
@@ -560,6 +623,8 @@ impl<E: std::error::Error> From<E> for HandlerError {
             message: error.to_string(),
             code: None,
             chain: causes.take(16).map(ToString::to_string).collect(),
+            permanent: false,
+            pause: None,
         }
     }
 }

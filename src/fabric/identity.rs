@@ -4,17 +4,25 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Write},
     path::Path,
+    sync::Mutex,
 };
 
 use serde::Deserialize;
 
-use crate::{discovery::NodeId, fabric::error::StartError};
+use crate::{discovery::NodeId, fabric::error::StartError, sync::lock};
 
 /// Id and epoch, and the lock that keeps another process from being the same node.
 pub(crate) struct Identity {
     pub(crate) id: NodeId,
     pub(crate) epoch: u64,
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
+}
+
+impl Identity {
+    /// Another process may be this node from here on.
+    pub(crate) fn release(&self) {
+        lock(&self.lock).take();
+    }
 }
 
 #[derive(Deserialize)]
@@ -25,14 +33,16 @@ struct Kept {
 
 /// Takes the identity kept in `dir`, counting this start, or makes a random one that lasts as long as the process.
 pub(crate) fn take(dir: Option<&Path>) -> Result<Identity, StartError> {
-    let Some(dir) = dir else { return Ok(Identity { id: NodeId::random(), epoch: 0, _lock: None }) };
+    let Some(dir) = dir else {
+        return Ok(Identity { id: NodeId::random(), epoch: 0, lock: Mutex::default() });
+    };
     kept(dir).map_err(|error| StartError::DataDir { path: dir.to_owned(), reason: error.to_string() })
 }
 
 fn kept(dir: &Path) -> io::Result<Identity> {
     fs::create_dir_all(dir)?;
-    let lock = File::create(dir.join("node.lock"))?;
-    match lock.try_lock() {
+    let held = File::create(dir.join("node.lock"))?;
+    match held.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             return Err(io::Error::other("another process uses it; give each node a data_dir of its own"));
@@ -59,7 +69,7 @@ fn kept(dir: &Path) -> io::Result<Identity> {
     file.sync_all()?;
     fs::rename(&next, &path)?;
     File::open(dir)?.sync_all()?;
-    Ok(Identity { id, epoch, _lock: Some(lock) })
+    Ok(Identity { id, epoch, lock: Mutex::new(Some(held)) })
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ pub(crate) enum Phase {
 pub(crate) struct Shared {
     pub(crate) id: NodeId,
     pub(crate) epoch: u64,
-    pub(crate) _identity: Identity,
+    pub(crate) identity: Identity,
     pub(crate) fabric: String,
     pub(crate) service: String,
     pub(crate) version: String,

@@ -302,18 +302,20 @@ async fn a_key_moves_when_its_instance_goes() {
     let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
     let shop = with_disk(&lan, "shop", dir.path()).await;
     let (one, two) = (start(&lan, "one").await, start(&lan, "two").await);
-    let mut pulls = [one.pull::<u32>("accounts").await.unwrap(), two.pull::<u32>("accounts").await.unwrap()];
+    let (mut a, mut b) =
+        (one.pull::<u32>("accounts").await.unwrap(), two.pull::<u32>("accounts").await.unwrap());
     let first = soon(shop.push("accounts", &1u32).durable().key("k").into_future()).await.unwrap();
     let second = soon(shop.push("accounts", &2u32).durable().key("k").into_future()).await.unwrap();
-    let [a, b] = &mut pulls;
-    let (delivery, other, owner) = tokio::select! {
-        delivery = a.recv() => (delivery, b, one),
-        delivery = b.recv() => (delivery, a, two),
+    let (delivery, mut other, owner, its) = tokio::select! {
+        delivery = a.recv() => (delivery, b, one, a),
+        delivery = b.recv() => (delivery, a, two, b),
     };
     let delivery = delivery.unwrap().unwrap();
     assert_eq!(delivery.body, 1);
     delivery.ack();
     soon(first.processed()).await.unwrap();
+    // What it has and has not taken is given back; a drain would wait for it to be taken.
+    drop(its);
     soon(owner.drain()).await;
     let delivery = soon(other.recv()).await.unwrap().unwrap();
     assert_eq!(delivery.body, 2);

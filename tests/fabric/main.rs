@@ -7,9 +7,11 @@ mod common;
 mod drain;
 #[cfg(feature = "durable")]
 mod durable;
+#[cfg(feature = "durable")]
 mod durable_events;
 mod events;
 mod foreign;
+mod once;
 mod peers;
 #[cfg(feature = "tls")]
 #[path = "../common/raw.rs"]

@@ -35,6 +35,8 @@ use crate::{
 
 /// Attempts that never reach a handler go to another instance, this many times in all.
 const ATTEMPTS: usize = 4;
+/// The longest idempotency key, in bytes.
+const MAX_KEY: usize = 255;
 /// How many instances that are not connected one call has dialled side by side.
 const DIALS: usize = 8;
 
@@ -48,6 +50,7 @@ pub struct Call<R> {
     request: Result<Bytes, CallError>,
     timeout: Option<Duration>,
     instance: Option<NodeId>,
+    key: Option<String>,
     reply: PhantomData<fn() -> R>,
 }
 
@@ -59,6 +62,7 @@ impl<R: DeserializeOwned> Call<R> {
             request: body(request).map_err(CallError::from),
             timeout: None,
             instance: None,
+            key: None,
             reply: PhantomData,
         }
     }
@@ -92,6 +96,24 @@ impl<R: DeserializeOwned> Call<R> {
         self
     }
 
+    /// Names what is asked for, so that it is done once: whoever calls the same method with the same key again, because it does
+    /// not know what became of the first call, gets the reply of the first, which is not cancelled either. Asked with another
+    /// request, it is refused. 255 bytes at most. Default: none.
+    ///
+    /// The reply is remembered by the instance that gave it, on its disk if it has a `data_dir`, for as long as `durable.dedup_for`
+    /// and `durable.dedup` say there; errors are not, but for those that say that trying again would not help. The same key goes
+    /// to the same instance for as long as that is there. Keys of other services, and of other methods, are others.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let receipt: u64 = node.call("payments.charge", &(4711, "7 EUR")).idempotency_key("order-17").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
     /// Makes the call and says as well which instance answered.
     ///
     /// # Errors
@@ -109,7 +131,12 @@ impl<R: DeserializeOwned> Call<R> {
         let given = self.timeout.unwrap_or(shared.options.call_timeout);
         let wanted = deadline(given);
         let deadline = current_deadline().map_or(wanted, |inherited| inherited.min(wanted));
-        let attempt = Attempt { shared, subject: &self.subject, request, deadline, instance: self.instance };
+        let key = self.key.as_deref();
+        if let Some(length) = key.map(str::len).filter(|length| *length > MAX_KEY) {
+            return Err(CallError::Key { length, limit: MAX_KEY });
+        }
+        let instance = self.instance;
+        let attempt = Attempt { shared, subject: &self.subject, request, deadline, instance, key };
         // Inside a handler there may have been less time than was asked for.
         let after = match deadline < wanted {
             true => millis(deadline.saturating_duration_since(Instant::now())),
@@ -145,6 +172,7 @@ struct Attempt<'a> {
     request: Bytes,
     deadline: Instant,
     instance: Option<NodeId>,
+    key: Option<&'a str>,
 }
 
 impl Attempt<'_> {
@@ -221,6 +249,11 @@ impl Attempt<'_> {
         &self,
         mut candidates: Vec<Arc<PeerLink>>,
     ) -> Result<(Arc<PeerLink>, Arc<Connection>), (Vec<Arc<PeerLink>>, CallError)> {
+        if let Some(key) = self.key {
+            // The others only once this one cannot be reached: they would not know what it has done.
+            let its = candidates.into_iter().max_by_key(|link| balance::weight(link.node(), key));
+            candidates = its.into_iter().collect();
+        }
         let up: Vec<_> =
             candidates.iter().filter(|link| link.current(Lane::Calls).is_some()).cloned().collect();
         if let Some(link) = balance::pick(&up, Instant::now)
@@ -292,6 +325,9 @@ impl Attempt<'_> {
             let mut header = Header::new(Kind::Call, guard.ticket.id);
             let left = self.deadline.saturating_duration_since(now);
             header.fields.dl = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
+            if let Some(key) = self.key {
+                header.fields.rare_mut().ik = Some(key.into());
+            }
             let request = Outgoing {
                 envelope: Envelope::Delimiter,
                 subject: self.subject,
@@ -348,6 +384,7 @@ impl Attempt<'_> {
                 limit: self.shared.options.max_message,
             },
             "RS0418" => CallError::Full { subject, reason: error.message },
+            "RS0511" => CallError::KeyReused { subject, reason: error.message },
             "RS0440" => CallError::Forbidden { subject, reason: error.message },
             "RS0406" => {
                 CallError::NoInstance { service: root(self.subject).into(), reason: Some(error.message) }
@@ -370,9 +407,9 @@ pub(crate) async fn ping(shared: &Arc<Shared>, link: &Arc<PeerLink>) -> Result<H
     let connection = link.connected(shared, Lane::Calls).await.map_err(|reason| reason.to_string())?;
     let request = body(&()).map_err(|error| error.to_string())?;
     let deadline = deadline(shared.options.call_timeout);
-    let attempt = Attempt { shared, subject: own::PING, request, deadline, instance: None };
+    let attempt = Attempt { shared, subject: own::PING, request, deadline, instance: None, key: None };
     let hello = attempt.ask(link, &connection).await.map_err(|error| error.to_string())?;
     envelope::decode_body(&hello).map_err(|error| error.to_string())
 }
 
-show!([R] Call<R>, "Call", this, { subject: this.subject, timeout: this.timeout, instance: this.instance });
+show!([R] Call<R>, "Call", this, { subject: this.subject, timeout: this.timeout, instance: this.instance, key: this.key });

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use dashmap::{DashMap, Entry};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError},
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
@@ -26,9 +26,10 @@ use tracing::Instrument;
 
 use crate::{
     Code, Message,
-    envelope::{self, ErrorBody, Header, Kind, check_subject},
+    envelope::{self, ErrorBody, Header, Kind, Verdict, check_subject},
     fabric::{
         Node,
+        calls::once::{Asked, Once},
         context::{Context, DEADLINE, PeerName},
         error::{HandlerError, ServeError},
         shared::Shared,
@@ -51,7 +52,7 @@ const WAITING: usize = 4096;
 const WAITING_ANSWER: usize = 4096;
 
 /// An answer before it is written: the encoded body of kind 1, or the error of kind 2.
-type Answer = Result<Bytes, ErrorBody>;
+pub(super) type Answer = Result<Bytes, ErrorBody>;
 type Handler =
     Box<dyn Fn(Message, usize, Context) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
@@ -64,6 +65,12 @@ struct Method {
     admitted: Arc<Semaphore>,
 }
 
+impl Method {
+    fn admit(&self) -> Result<OwnedSemaphorePermit, TryAcquireError> {
+        self.admitted.clone().try_acquire_owned()
+    }
+}
+
 /// All that this node serves, and the requests under way.
 pub(crate) struct Methods {
     shared: Weak<Shared>,
@@ -72,10 +79,12 @@ pub(crate) struct Methods {
     running: DashMap<u64, HashMap<u64, AbortHandle>>,
     /// Every request under way holds one permit; drain takes them all.
     pub(crate) busy: Busy,
+    /// Requests that are done once, however often they come.
+    once: Once,
 }
 
 /// Counts what must end before a drain is complete.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Busy(Arc<Count>);
 
 #[derive(Default)]
@@ -135,12 +144,16 @@ pub(crate) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Stri
     .await
 }
 
+fn full() -> ErrorBody {
+    error_body(418, format!("{WAITING} requests are waiting"))
+}
+
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a text").to_owned()
 }
 
-fn error_body(code: u16, message: impl Into<String>) -> ErrorBody {
+pub(super) fn error_body(code: u16, message: impl Into<String>) -> ErrorBody {
     ErrorBody { code: Code::new(code).to_string(), message: message.into(), ..ErrorBody::default() }
 }
 
@@ -149,13 +162,20 @@ pub(crate) fn handler_error(error: &HandlerError) -> ErrorBody {
         code: error.code().map_or_else(|| Code::new(416).to_string(), str::to_owned),
         message: error.message().to_owned(),
         chain: error.chain().to_vec(),
-        ..ErrorBody::default()
+        retry: error.is_permanent().then_some(Verdict::Never),
+        retry_after_ms: error.pause().map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
 impl Methods {
     pub(crate) fn new(shared: Weak<Shared>) -> Self {
-        Self { shared, methods: DashMap::new(), running: DashMap::new(), busy: Busy::default() }
+        Self {
+            shared,
+            methods: DashMap::new(),
+            running: DashMap::new(),
+            busy: Busy::default(),
+            once: Once::default(),
+        }
     }
 
     /// What is served, sorted.
@@ -217,14 +237,21 @@ impl Methods {
             reply.now(&Err(error_body(406, "this instance is shutting down")));
             return Ok(());
         }
-        let Ok(admitted) = method.admitted.clone().try_acquire_owned() else {
+        let Ok(admitted) = method.admit() else {
             metrics::counter!("ripstop_calls_refused_total", "reason" => "full").increment(1);
-            reply.now(&Err(error_body(418, format!("{WAITING} requests are waiting"))));
+            reply.now(&Err(full()));
             return Ok(());
         };
         // Until it is answered, decoded or not, it counts as received and not taken.
         let held = pipe.hold(message.size() + OVERHEAD);
-        let context = Context::new(shared, subject, deadline, PeerName::of(pipe));
+        let peer = PeerName::of(pipe);
+        let key = parsed.header.and_then(|header| header.fields.rare).and_then(|rare| rare.ik);
+        let asked = key.clone().map(|key| {
+            let caller = peer.service.clone().unwrap_or_default();
+            (Asked { caller, subject: subject.clone(), key }, pipe.hold(message.size() + OVERHEAD))
+        });
+        let once = self.once.clone();
+        let context = Context::new(shared, subject, deadline, peer).with_key(key);
         let (methods, working) = (Arc::downgrade(self), self.busy.begin());
         let connection = pipe.id();
         let span = tracing::debug_span!(
@@ -234,9 +261,24 @@ impl Methods {
         let cancellable = lane.then_some(id);
         let task = async move {
             let _working = working;
-            // Pinned, here and there, or else each future that it is handed through would have room for it twice.
-            let answering = pin!(run(&method, message, body, context, deadline));
-            let answer = DEADLINE.scope(deadline, answering).await;
+            let answer = match asked {
+                Some((asked, held)) => {
+                    let (node, request) = (context.shared().clone(), message.clone());
+                    let busy = node.methods.busy.begin();
+                    let work = async move {
+                        // Others may wait for the answer, and whoever asked may ask again: it is not cancelled with its caller,
+                        // and has a place of its own.
+                        let (_held, Ok(_admitted)) = ((busy, held), method.admit()) else {
+                            return Err(full());
+                        };
+                        DEADLINE.scope(deadline, Box::pin(run(&method, message, body, context, None))).await
+                    };
+                    let request = request.frame(body).unwrap_or_default();
+                    once.answer(&node, asked, request, deadline, work).await
+                }
+                // Pinned, here and there, or else each future that it is handed through would have room for it twice.
+                None => DEADLINE.scope(deadline, pin!(run(&method, message, body, context, deadline))).await,
+            };
             // An answer that waits for a caller who does not read takes nobody's place.
             drop(admitted);
             reply.send(&answer, deadline, held).await;

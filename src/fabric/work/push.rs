@@ -19,7 +19,7 @@ use tokio::{sync::Notify, time::timeout_at};
 use crate::{
     envelope::{self, CreditBody, EncodeError, ErrorBody, Header, Kind, check_subject, root},
     fabric::{
-        Fate, Node,
+        Fate, Node, balance,
         error::PushError,
         link::{Lane, PeerLink},
         shared::{Shared, deadline},
@@ -291,15 +291,6 @@ pub(super) enum Choice<'a> {
     Node(&'a [u8]),
 }
 
-/// Highest random weight (rendezvous hashing): a puller that comes or goes moves only the keys that it gets or had.
-#[cfg(feature = "durable")]
-fn weight(node: Option<&Bytes>, key: &str) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    (node, key).hash(&mut hasher);
-    hasher.finish()
-}
-
 impl Queue {
     /// As [`Queue::offer`], to one puller.
     #[cfg(feature = "durable")]
@@ -310,14 +301,14 @@ impl Queue {
         taken: impl FnOnce(&Pipe),
     ) -> Offered {
         let mut pullers = lock(&self.state);
-        let outlets = pullers.outlets.iter_mut();
+        let mut outlets = pullers.outlets.iter_mut();
         let chosen = match choice {
             Choice::Any => {
                 drop(pullers);
                 return self.offer(item, taken);
             }
-            Choice::Key(key) => outlets.max_by_key(|outlet| weight(outlet.node.as_ref(), key)),
-            Choice::Node(node) => outlets.filter(|outlet| outlet.node.as_deref() == Some(node)).next_back(),
+            Choice::Key(key) => outlets.max_by_key(|outlet| balance::weight(&outlet.node, key)),
+            Choice::Node(node) => outlets.rfind(|outlet| outlet.node.as_deref() == Some(node)),
         };
         let Some(chosen) = chosen else { return Offered::Nobody };
         match chosen.offer(item) {

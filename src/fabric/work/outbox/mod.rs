@@ -23,13 +23,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use dashmap::DashMap;
 
 use crate::{
     config::DurableConfig,
-    durable::{Id, Journal, Millis, SeenKey, StoreError, Write},
+    durable::{Id, Journal, Millis, ReplyKey, SeenKey, StoreError, Write},
     envelope::ErrorBody,
     fabric::{
+        calls::server::{Busy, Working},
         error::PushError,
         shared::Shared,
         work::answer::{Key, say},
@@ -118,8 +120,9 @@ impl Outbox {
     pub(crate) async fn remember(&self, shared: &Arc<Shared>, limit: u64) -> Result<(), StoreError> {
         let done = self.journal.look(|store| store.seen()).await?;
         let key = |SeenKey { sender, outbox, id }| Key { sender: sender.into(), outbox: outbox.into(), id };
-        let (journal, runtime) = (self.journal.clone(), shared.runtime.clone());
-        let disk = Disk { journal, runtime, acks: Arc::default() };
+        let (journal, runtime, busy) =
+            (self.journal.clone(), shared.runtime.clone(), shared.methods.busy.clone());
+        let disk = Disk { journal, runtime, busy, acks: Arc::default() };
         shared.pulls.remember(disk, limit, done.into_iter().map(key));
         Ok(())
     }
@@ -184,6 +187,16 @@ impl Outbox {
         }
     }
 
+    /// The answer that was given to a call with a key before.
+    pub(crate) async fn reply(&self, key: ReplyKey) -> Result<Option<Bytes>, StoreError> {
+        self.journal.look(move |store| store.reply(&key)).await
+    }
+
+    /// Keeps the answer to a call with a key.
+    pub(crate) async fn keep_reply(&self, key: ReplyKey, body: Bytes) -> Result<(), StoreError> {
+        self.journal.commit(vec![Write::Reply { key, body, at: now() }]).await.map(drop)
+    }
+
     /// The next delivery's number.
     fn fence(fence: &AtomicU64) -> u64 {
         fence.fetch_add(1, Ordering::Relaxed)
@@ -194,6 +207,8 @@ impl Outbox {
 pub(super) struct Disk {
     journal: Journal,
     runtime: tokio::runtime::Handle,
+    /// A drain waits for what is being written down.
+    busy: Busy,
     acks: Arc<Mutex<Acks>>,
 }
 
@@ -210,12 +225,12 @@ impl Disk {
         let mut acks = lock(&self.acks);
         acks.waiting.push((key, queue, pipe));
         if !std::mem::replace(&mut acks.writing, true) {
-            self.runtime.spawn(write_acks(self.journal.clone(), self.acks.clone()));
+            self.runtime.spawn(write_acks(self.journal.clone(), self.acks.clone(), self.busy.begin()));
         }
     }
 }
 
-async fn write_acks(journal: Journal, acks: Arc<Mutex<Acks>>) {
+async fn write_acks(journal: Journal, acks: Arc<Mutex<Acks>>, _busy: Working) {
     loop {
         let done = {
             let mut acks = lock(&acks);
