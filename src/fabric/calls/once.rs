@@ -75,7 +75,9 @@ struct Kept {
 }
 
 /// How an answer that is kept begins, behind the sum of the request.
+#[cfg(feature = "durable")]
 const REPLY: u8 = 0;
+#[cfg(feature = "durable")]
 const ERROR: u8 = 1;
 
 impl Kept {

@@ -19,7 +19,7 @@ use tokio::{sync::Notify, time::timeout_at};
 use crate::{
     envelope::{self, CreditBody, EncodeError, ErrorBody, Header, Kind, check_subject, root},
     fabric::{
-        Fate, Node, balance,
+        Fate, Node,
         error::PushError,
         link::{Lane, PeerLink},
         shared::{Shared, deadline},
@@ -307,7 +307,9 @@ impl Queue {
                 drop(pullers);
                 return self.offer(item, taken);
             }
-            Choice::Key(key) => outlets.max_by_key(|outlet| balance::weight(&outlet.node, key)),
+            Choice::Key(key) => {
+                outlets.max_by_key(|outlet| crate::fabric::balance::weight(&outlet.node, key))
+            }
             Choice::Node(node) => outlets.rfind(|outlet| outlet.node.as_deref() == Some(node)),
         };
         let Some(chosen) = chosen else { return Offered::Nobody };
