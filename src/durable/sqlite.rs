@@ -457,7 +457,9 @@ impl Change<'_> {
             Write::Seen { key, at } => self.saw(key, *at)?,
             Write::Purge(letter) => {
                 let mut delete = self.db.prepare_cached("DELETE FROM letter WHERE id = ?")?;
-                self.usage.letters -= delete.execute([signed(*letter)])? as u64;
+                let purged = delete.execute([signed(*letter)])? as u64;
+                self.usage.letters -= purged;
+                return Ok((purged > 0).then_some(*letter));
             }
             Write::Cancel(id) => {
                 self.replayed(*id)?;
@@ -586,8 +588,16 @@ impl Store for Sqlite {
             "SELECT letter.*, name FROM letter JOIN queue ON queue.id = letter.queue
              WHERE letter.id > ? ORDER BY letter.id LIMIT ?",
         )?;
-        let page = page.query_map([signed(after), signed(limit as u64)], letter)?;
-        Ok(page.collect::<Result<_, _>>()?)
+        let mut rows = page.query([signed(after), signed(limit as u64)])?;
+        let (mut read, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES
+            && let Some(row) = rows.next()?
+        {
+            let letter = letter(row)?;
+            bytes += letter.body.len();
+            read.push(letter);
+        }
+        Ok(read)
     }
 
     fn groups(&mut self) -> Result<Vec<Group>, StoreError> {

@@ -578,5 +578,6 @@ async fn open_outbox(
     let outbox = shared.outbox.get_or_init(|| Arc::new(Outbox::new(shared, journal, config)));
     outbox.remember(shared, config.dedup).await.map_err(failed)?;
     outbox.open_groups(config).await.map_err(failed)?;
+    Outbox::offer(shared);
     outbox.resume().await.map_err(failed)
 }

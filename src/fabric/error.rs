@@ -477,6 +477,12 @@ pub enum PushError {
         /// The longest there may be.
         limit: usize,
     },
+    /// Another node's store could not be looked into.
+    #[error("the other node's store: {reason}")]
+    Elsewhere {
+        /// Why not.
+        reason: String,
+    },
     /// The item was given up and is a dead letter.
     #[error("an item for {queue} became a dead letter: {reason}")]
     Dead {
@@ -499,6 +505,7 @@ classify!(PushError {
     Self::Store(_) => (506, Local, true),
     Self::Key { .. } => (508, Caller, false),
     Self::Dead { .. } => (507, Peer, false),
+    Self::Elsewhere { .. } => (512, Peer, false),
 });
 
 /// What a handler returns when it fails. It takes any error by `?`, with its causes.

@@ -27,6 +27,8 @@ pub(crate) mod own {
     pub(crate) const HELLO: &str = "$node.hello";
     pub(crate) const GOAWAY: &str = "$node.goaway";
     pub(crate) const PING: &str = "$node.ping";
+    #[cfg(feature = "durable")]
+    pub(crate) const STORE: &str = "$node.store";
 }
 
 /// What every refusal for want of permission is called.

@@ -119,8 +119,8 @@ async fn what_fails_each_time_becomes_a_dead_letter() {
     assert_eq!((letters.len(), letters[0].attempts, letters[0].death), (1, 5, Death::Attempts));
     assert_eq!(letters[0].body::<String>().unwrap(), "x");
     // It is tried again, once, and stays until that has succeeded.
-    assert!(shop.dead_letters().replay(letters[0].id).await.unwrap());
-    assert!(!shop.dead_letters().replay(letters[0].id).await.unwrap());
+    assert!(shop.dead_letters().replay(letters[0].id).await.unwrap().is_some());
+    assert!(shop.dead_letters().replay(letters[0].id).await.unwrap().is_none());
     let again = soon(pull.recv()).await.unwrap().unwrap();
     assert_eq!((again.attempt, again.body.as_str()), (1, "x"));
     assert!(shop.dead_letters().list(0, 10).await.unwrap()[0].replayed);
@@ -374,4 +374,38 @@ async fn a_worker_that_says_nothing_loses_its_lease() {
     delivery.ack();
     soon(receipt.processed()).await.unwrap();
     assert_eq!(shop.dead_letters().list(0, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn another_node_can_look() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let shop = with_disk(&lan, "shop", dir.path()).await;
+    let (worker, operator) = (start(&lan, "worker").await, start(&lan, "operator").await);
+    worker
+        .work("emails", |_: String, _| async { Err(HandlerError::new("no such address").permanent()) })
+        .await
+        .unwrap();
+    let hour = Duration::from_secs(3600);
+    let later = soon(shop.push("later", "x").durable().after(hour).into_future()).await.unwrap();
+    let refused = soon(shop.push("emails", "y").durable().into_future()).await.unwrap();
+    soon(refused.processed()).await.unwrap_err();
+    while !operator.directory().all().iter().any(|known| known.advert.node == Some(shop.id())) {
+        tokio::task::yield_now().await;
+    }
+    let (kept, letters) = (operator.kept().at(shop.id()), operator.dead_letters().at(shop.id()));
+    assert_eq!(soon(kept.queues()).await.unwrap(), shop.kept().queues().await.unwrap());
+    assert_eq!(soon(kept.list("later", 0, 9)).await.unwrap()[0].body::<String>().unwrap(), "x");
+    assert_eq!(soon(letters.list(0, 9)).await.unwrap(), shop.dead_letters().list(0, 9).await.unwrap());
+    let letter = &soon(letters.list(0, 9)).await.unwrap()[0];
+    assert_eq!((letter.death, &*letter.error, letter.attempts), (Death::Refused, "no such address", 1));
+    assert!(soon(kept.cancel(later.id())).await.unwrap() && !soon(kept.cancel(later.id())).await.unwrap());
+    assert!(soon(kept.get(later.id())).await.unwrap().is_none());
+    assert!(soon(letters.purge(letter.id)).await.unwrap() && !soon(letters.purge(letter.id)).await.unwrap());
+    // One without a store, and one that is not there.
+    let error = soon(operator.kept().at(worker.id()).queues()).await.unwrap_err();
+    assert!(matches!(error, PushError::NoStore), "{error}");
+    let error = soon(operator.kept().at("7".repeat(32).parse().unwrap()).queues()).await.unwrap_err();
+    assert!(matches!(error, PushError::Elsewhere { .. }), "{error}");
+    // It is nobody's method: nothing about it is told.
+    assert!(operator.peers().await.iter().all(|peer| peer.roots.iter().all(|root| !root.starts_with('$'))));
 }

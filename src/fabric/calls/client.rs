@@ -412,4 +412,31 @@ pub(crate) async fn ping(shared: &Arc<Shared>, link: &Arc<PeerLink>) -> Result<H
     envelope::decode_body(&hello).map_err(|error| error.to_string())
 }
 
+/// Asks one instance for one of the node's own subjects.
+#[cfg(feature = "durable")]
+pub(crate) async fn ask_own<Q: Serialize, R: DeserializeOwned>(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    subject: &str,
+    request: &Q,
+) -> Result<R, CallError> {
+    let nobody = |reason| CallError::NoInstance { service: node.to_string(), reason };
+    let instance = shared.directory.find(&crate::discovery::Key::Node(node)).ok_or_else(|| nobody(None))?;
+    let request = body(request)?;
+    let after = shared.options.call_timeout;
+    let deadline = deadline(after);
+    let late = |_| CallError::Deadline { subject: subject.to_owned(), after };
+    let asked = async {
+        let link = shared.link(&instance);
+        let connected = link.connected(shared, Lane::Calls).await;
+        let connection = connected.map_err(|reason| nobody(Some(reason.to_string())))?;
+        Attempt { shared, subject, request, deadline, instance: None, key: None }
+            .ask(&link, &connection)
+            .await
+    };
+    let reply = timeout_at(deadline, asked).await.map_err(late).flatten()?;
+    wire::decoded(&reply, shared.options.body, "calls")
+        .map_err(|reason| CallError::Decode { subject: subject.to_owned(), reason })
+}
+
 show!([R] Call<R>, "Call", this, { subject: this.subject, timeout: this.timeout, instance: this.instance, key: this.key });

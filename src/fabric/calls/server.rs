@@ -66,6 +66,14 @@ struct Method {
 }
 
 impl Method {
+    fn new(handler: Handler, concurrency: usize) -> Self {
+        Self {
+            handler,
+            places: Arc::new(Semaphore::new(concurrency)),
+            admitted: Arc::new(Semaphore::new(concurrency + WAITING)),
+        }
+    }
+
     fn admit(&self) -> Result<OwnedSemaphorePermit, TryAcquireError> {
         self.admitted.clone().try_acquire_owned()
     }
@@ -180,7 +188,8 @@ impl Methods {
 
     /// What is served, sorted.
     pub(crate) fn subjects(&self) -> Vec<String> {
-        let mut subjects: Vec<_> = self.methods.iter().map(|entry| entry.key().clone()).collect();
+        let all = self.methods.iter().map(|entry| entry.key().clone());
+        let mut subjects: Vec<_> = all.filter(|subject| !envelope::is_reserved(subject)).collect();
         subjects.sort();
         subjects
     }
@@ -444,6 +453,42 @@ impl Core for CallsCore {
     }
 }
 
+/// A handler of bytes around one of values.
+fn erased<Q, R, F, Fut>(handler: F, limits: envelope::Limits) -> Handler
+where
+    Q: DeserializeOwned + Send + 'static,
+    R: Serialize,
+    F: Fn(Q, Context) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    Box::new(move |message, body, context| {
+        let handler = handler.clone();
+        Box::pin(async move {
+            let request = wire::decoded(message.frame(body).unwrap_or_default(), limits, "calls")
+                .map_err(|error| error_body(413, error.to_string()))?;
+            // What was decoded needs the read buffer no longer.
+            drop(message);
+            let reply = handler(request, context).await.map_err(|error| handler_error(&error))?;
+            wire::body(&reply)
+                .map_err(|error| error_body(416, format!("the reply could not be written: {error}")))
+        })
+    })
+}
+
+/// Offers one of the node's own subjects, which are told nobody; who may use them, permissions say.
+#[cfg(feature = "durable")]
+pub(crate) fn offer_own<Q, R, F, Fut>(shared: &Shared, subject: &str, concurrency: usize, handler: F)
+where
+    Q: DeserializeOwned + Send + 'static,
+    R: Serialize,
+    F: Fn(Q, Context) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
+{
+    let method = Method::new(erased(handler, shared.options.body), concurrency);
+    shared.methods.methods.insert(subject.to_owned(), Arc::new(method));
+}
+
 /// A method being prepared by [`Node::serve`]. Await it to offer the method.
 #[must_use = "nothing is served until this is awaited"]
 pub struct Serve {
@@ -461,24 +506,11 @@ impl Serve {
         F: Fn(Q, Context) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
     {
-        let handler = Arc::new(handler);
         let limits = node.shared().options.body;
-        let erased: Handler = Box::new(move |message, body, context| {
-            let handler = handler.clone();
-            Box::pin(async move {
-                let request = wire::decoded(message.frame(body).unwrap_or_default(), limits, "calls")
-                    .map_err(|error| error_body(413, error.to_string()))?;
-                // What was decoded needs the read buffer no longer.
-                drop(message);
-                let reply = handler(request, context).await.map_err(|error| handler_error(&error))?;
-                wire::body(&reply)
-                    .map_err(|error| error_body(416, format!("the reply could not be written: {error}")))
-            })
-        });
         Self {
             node: node.clone(),
             subject: subject.to_owned(),
-            handler: erased,
+            handler: erased(handler, limits),
             concurrency: node.shared().options.in_flight,
         }
     }
@@ -510,11 +542,7 @@ impl IntoFuture for Serve {
             if let Err(reason) = shared.may_itself(Action::Serve, &self.subject) {
                 return Err(ServeError::Forbidden { subject: self.subject, reason });
             }
-            let method = Arc::new(Method {
-                handler: self.handler,
-                places: Arc::new(Semaphore::new(self.concurrency)),
-                admitted: Arc::new(Semaphore::new(self.concurrency + WAITING)),
-            });
+            let method = Arc::new(Method::new(self.handler, self.concurrency));
             match shared.methods.methods.entry(self.subject.clone()) {
                 Entry::Occupied(_) => return Err(ServeError::Taken { subject: self.subject }),
                 Entry::Vacant(vacant) => drop(vacant.insert(method)),

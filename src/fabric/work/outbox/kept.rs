@@ -1,12 +1,17 @@
 //! What this node owes, for those who want to look at it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Outbox, now};
+use super::{
+    Outbox,
+    ask::{Ask, PAGE, StoreOf, Told, unexpected},
+    now,
+};
 use crate::{
+    discovery::NodeId,
     durable::{Id, Item, StoreError, Write},
     envelope::{self, DecodeError, group_of},
     fabric::{Node, error::PushError},
@@ -21,7 +26,7 @@ use crate::{
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[non_exhaustive]
 pub struct KeptItem {
     /// Names it on this node, for ever.
@@ -90,7 +95,7 @@ impl From<Item> for KeptItem {
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[non_exhaustive]
 pub struct KeptQueue {
     /// The queue.
@@ -114,16 +119,27 @@ pub struct KeptQueue {
 /// ```
 #[derive(Debug)]
 pub struct Kept {
-    node: Node,
+    store: StoreOf,
 }
 
 impl Kept {
     pub(crate) fn new(node: &Node) -> Self {
-        Self { node: node.clone() }
+        Self { store: StoreOf::new(node) }
     }
 
-    fn outbox(&self) -> Result<&Arc<Outbox>, PushError> {
-        Outbox::of(self.node.shared())
+    /// What another node owes instead; where there are keys, it lets only those look who have `admin` there.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// for peer in node.peers().await {
+    ///     let Some(id) = peer.node else { continue };
+    ///     println!("{}: {} queues", peer.service, node.kept().at(id).queues().await?.len());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn at(self, node: NodeId) -> Self {
+        Self { store: self.store.at(node) }
     }
 
     /// Queues with something in them.
@@ -137,10 +153,14 @@ impl Kept {
     /// # Ok(()) }
     /// ```
     pub async fn queues(&self) -> Result<Vec<KeptQueue>, PushError> {
-        Ok(self.outbox()?.queues().await?)
+        match self.store.ask(Ask::Queues).await? {
+            Told::Queues(queues) => Ok(queues),
+            told => Err(unexpected(&told)),
+        }
     }
 
-    /// Items of a queue behind the one with this id (0: from the first), in the order of delivery, so many at most.
+    /// Items of a queue behind the one with this id (0: from the first), in the order of delivery, so many at most; 1,000, or 4 MiB, of
+    /// them at once.
     ///
     /// # Errors
     /// As for [`Kept::queues`].
@@ -151,9 +171,10 @@ impl Kept {
     /// # Ok(()) }
     /// ```
     pub async fn list(&self, queue: &str, after: u64, limit: usize) -> Result<Vec<KeptItem>, PushError> {
-        let queue = queue.to_owned();
-        let items = self.outbox()?.journal().look(move |store| store.page(&queue, after, limit)).await?;
-        Ok(items.into_iter().map(KeptItem::from).collect())
+        match self.store.ask(Ask::Items { queue: queue.to_owned(), after, limit }).await? {
+            Told::Items(items) => Ok(items),
+            told => Err(unexpected(&told)),
+        }
     }
 
     /// One item; `None`: it is not owed (any more).
@@ -167,8 +188,10 @@ impl Kept {
     /// # Ok(()) }
     /// ```
     pub async fn get(&self, id: u64) -> Result<Option<KeptItem>, PushError> {
-        let item = self.outbox()?.journal().look(move |store| store.item(id)).await?;
-        Ok(item.map(KeptItem::from))
+        match self.store.ask(Ask::Item(id)).await? {
+            Told::Item(item) => Ok(item),
+            told => Err(unexpected(&told)),
+        }
     }
 
     /// Takes an item away: it is not delivered (again), and who waits for it is told so. Says whether it was there. What a
@@ -183,7 +206,10 @@ impl Kept {
     /// # Ok(()) }
     /// ```
     pub async fn cancel(&self, id: u64) -> Result<bool, PushError> {
-        Ok(self.outbox()?.cancel(id).await?)
+        match self.store.ask(Ask::Cancel(id)).await? {
+            Told::Was(there) => Ok(there),
+            told => Err(unexpected(&told)),
+        }
     }
 
     /// Delivers an item as soon as somebody takes it, although it is scheduled for later or waits after a failure. Says whether
@@ -198,7 +224,10 @@ impl Kept {
     /// # Ok(()) }
     /// ```
     pub async fn flush(&self, id: u64) -> Result<bool, PushError> {
-        Ok(self.outbox()?.flush(id).await?)
+        match self.store.ask(Ask::Flush(id)).await? {
+            Told::Was(there) => Ok(there),
+            told => Err(unexpected(&told)),
+        }
     }
 }
 
@@ -211,7 +240,7 @@ impl Kept {
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[non_exhaustive]
 pub struct KeptSubscription {
     /// Its name.
@@ -236,13 +265,10 @@ impl Kept {
     /// # Ok(()) }
     /// ```
     pub async fn subscriptions(&self) -> Result<Vec<KeptSubscription>, PushError> {
-        let groups = self.outbox()?.known_groups().await;
-        let named = groups.into_iter().filter_map(|group| {
-            let name = group_of(&group.queue)?.0.to_owned();
-            let (pattern, seen) = (group.pattern.to_string(), group.seen.time());
-            Some(KeptSubscription { name, pattern, queue: group.queue, seen })
-        });
-        Ok(named.collect())
+        match self.store.ask(Ask::Subscriptions).await? {
+            Told::Subscriptions(subscriptions) => Ok(subscriptions),
+            told => Err(unexpected(&told)),
+        }
     }
 
     /// Keeps no more events for this subscription, and throws away what waits for it: gives how many those were. If one of
@@ -257,12 +283,15 @@ impl Kept {
     /// # Ok(()) }
     /// ```
     pub async fn unsubscribe(&self, queue: &str) -> Result<u64, PushError> {
-        Ok(self.outbox()?.unregister(queue).await?)
+        match self.store.ask(Ask::Unsubscribe(queue.to_owned())).await? {
+            Told::Count(events) => Ok(events),
+            told => Err(unexpected(&told)),
+        }
     }
 }
 
 impl Outbox {
-    async fn queues(&self) -> Result<Vec<KeptQueue>, StoreError> {
+    pub(super) async fn queues(&self) -> Result<Vec<KeptQueue>, StoreError> {
         let depths = self.journal().look(|store| store.depths()).await?;
         let kept = depths.into_iter().map(|depth| {
             let under_way = self.lines.get(&depth.queue).map_or(0, |line| line.under_way() as u64);
@@ -271,7 +300,31 @@ impl Outbox {
         Ok(kept.collect())
     }
 
-    async fn cancel(&self, id: Id) -> Result<bool, StoreError> {
+    pub(super) async fn items(
+        &self,
+        queue: String,
+        after: Id,
+        limit: usize,
+    ) -> Result<Vec<KeptItem>, StoreError> {
+        let items = self.journal().look(move |store| store.page(&queue, after, limit.min(PAGE))).await?;
+        Ok(items.into_iter().map(KeptItem::from).collect())
+    }
+
+    pub(super) async fn item(&self, id: Id) -> Result<Option<KeptItem>, StoreError> {
+        let item = self.journal().look(move |store| store.item(id)).await?;
+        Ok(item.map(KeptItem::from))
+    }
+
+    pub(super) async fn subscriptions(&self) -> Vec<KeptSubscription> {
+        let named = self.known_groups().await.into_iter().filter_map(|group| {
+            let name = group_of(&group.queue)?.0.to_owned();
+            let (pattern, seen) = (group.pattern.to_string(), group.seen.time());
+            Some(KeptSubscription { name, pattern, queue: group.queue, seen })
+        });
+        named.collect()
+    }
+
+    pub(super) async fn cancel(&self, id: Id) -> Result<bool, StoreError> {
         let item = self.journal().look(move |store| store.item(id)).await?;
         let cancelled = self.journal().commit(vec![Write::Cancel(id)]).await?;
         if let Some(line) = item.and_then(|item| self.line(&item.queue)) {
@@ -282,7 +335,7 @@ impl Outbox {
         Ok(cancelled.first().copied().flatten().is_some())
     }
 
-    async fn flush(&self, id: Id) -> Result<bool, StoreError> {
+    pub(super) async fn flush(&self, id: Id) -> Result<bool, StoreError> {
         let item = self.journal().look(move |store| store.item(id)).await?;
         let hurried = self.journal().commit(vec![Write::Hurry { id, now: now() }]).await?;
         if let Some(line) = item.and_then(|item| self.line(&item.queue)) {

@@ -1,17 +1,22 @@
 //! Dead letters: what this node pushed durably and nobody could do, kept until somebody has looked at it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    durable::{Letter, Reason, Write},
+    discovery::NodeId,
+    durable::{Id, Letter, Reason, StoreError, Write},
     envelope::{self, DecodeError},
     fabric::{
         Node,
         error::PushError,
-        work::outbox::{Outbox, now},
+        work::outbox::{
+            Outbox,
+            ask::{Ask, PAGE, StoreOf, Told, unexpected},
+            now,
+        },
     },
 };
 
@@ -20,7 +25,8 @@ use crate::{
 /// ```
 /// assert_eq!(ripstop::fabric::Death::Expired.to_string(), "expired");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Death {
     /// It failed as often as it may.
@@ -50,7 +56,7 @@ impl std::fmt::Display for Death {
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// Names it on this node.
@@ -136,19 +142,30 @@ impl From<Letter> for DeadLetter {
 /// ```
 #[derive(Debug)]
 pub struct DeadLetters {
-    node: Node,
+    store: StoreOf,
 }
 
 impl DeadLetters {
     pub(crate) fn new(node: &Node) -> Self {
-        Self { node: node.clone() }
+        Self { store: StoreOf::new(node) }
     }
 
-    fn outbox(&self) -> Result<&Arc<Outbox>, PushError> {
-        Outbox::of(self.node.shared())
+    /// Those of another node instead; where there are keys, it lets only those look who have `admin` there.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// for peer in node.peers().await {
+    ///     let Some(id) = peer.node else { continue };
+    ///     println!("{}: {:?}", peer.service, node.dead_letters().at(id).list(0, 10).await?);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn at(self, node: NodeId) -> Self {
+        Self { store: self.store.at(node) }
     }
 
-    /// Those behind the one with this id (0: from the first), oldest first, so many at most.
+    /// Those behind the one with this id (0: from the first), oldest first, so many at most; 1,000, or 4 MiB, of them at once.
     ///
     /// # Errors
     /// [`PushError::NoStore`] without a `data_dir`; [`PushError::Store`].
@@ -159,11 +176,13 @@ impl DeadLetters {
     /// # Ok(()) }
     /// ```
     pub async fn list(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, PushError> {
-        let letters = self.outbox()?.journal().look(move |store| store.letters(after, limit)).await?;
-        Ok(letters.into_iter().map(DeadLetter::from).collect())
+        match self.store.ask(Ask::Letters { after, limit }).await? {
+            Told::Letters(letters) => Ok(letters),
+            told => Err(unexpected(&told)),
+        }
     }
 
-    /// Tries it again, as a new item with attempts of its own; says whether it does: not if there is no such letter, or it is being
+    /// Tries it again, as a new item with attempts of its own, whose id is given; `None` if there is no such letter, or it is being
     /// tried already. The letter stays until the new item was processed; if that fails too, its letter takes the place of this one.
     ///
     /// # Errors
@@ -171,20 +190,17 @@ impl DeadLetters {
     ///
     /// ```no_run
     /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
-    /// assert!(node.dead_letters().replay(7).await?);
+    /// println!("tried again as {:?}", node.dead_letters().replay(7).await?);
     /// # Ok(()) }
     /// ```
-    pub async fn replay(&self, letter: u64) -> Result<bool, PushError> {
-        let outbox = self.outbox()?;
-        let replayed = outbox.journal().commit(vec![Write::Replay { letter, now: now() }]).await?;
-        let replayed = replayed.first().copied().flatten().is_some();
-        if replayed {
-            outbox.resume().await?;
+    pub async fn replay(&self, letter: u64) -> Result<Option<u64>, PushError> {
+        match self.store.ask(Ask::Replay(letter)).await? {
+            Told::Id(item) => Ok(item),
+            told => Err(unexpected(&told)),
         }
-        Ok(replayed)
     }
 
-    /// Throws it away.
+    /// Throws it away; says whether it was there.
     ///
     /// # Errors
     /// As for [`DeadLetters::list`].
@@ -194,8 +210,31 @@ impl DeadLetters {
     /// node.dead_letters().purge(7).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn purge(&self, letter: u64) -> Result<(), PushError> {
-        self.outbox()?.journal().commit(vec![Write::Purge(letter)]).await?;
-        Ok(())
+    pub async fn purge(&self, letter: u64) -> Result<bool, PushError> {
+        match self.store.ask(Ask::Purge(letter)).await? {
+            Told::Was(there) => Ok(there),
+            told => Err(unexpected(&told)),
+        }
+    }
+}
+
+impl Outbox {
+    pub(super) async fn letters(&self, after: Id, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        let letters = self.journal().look(move |store| store.letters(after, limit.min(PAGE))).await?;
+        Ok(letters.into_iter().map(DeadLetter::from).collect())
+    }
+
+    pub(super) async fn replay(&self, letter: Id) -> Result<Option<Id>, StoreError> {
+        let replayed = self.journal().commit(vec![Write::Replay { letter, now: now() }]).await?;
+        let item = replayed.first().copied().flatten();
+        if item.is_some() {
+            self.resume().await?;
+        }
+        Ok(item)
+    }
+
+    pub(super) async fn purge(&self, letter: Id) -> Result<bool, StoreError> {
+        let purged = self.journal().commit(vec![Write::Purge(letter)]).await?;
+        Ok(purged.first().copied().flatten().is_some())
     }
 }

@@ -9,6 +9,7 @@
 //!                          └────── lost ◀──────┘
 //! ```
 
+mod ask;
 mod groups;
 pub(crate) mod kept;
 pub(crate) mod letters;
