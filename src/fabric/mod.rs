@@ -55,6 +55,8 @@ pub use context::Context;
 pub use error::{
     CallError, HandlerError, PublishError, PushError, ReceiveError, ServeError, StartError, SubscribeError,
 };
+#[cfg(feature = "durable")]
+pub use events::durable::Keep;
 pub use events::{
     durable::SubscribeDurably,
     publisher::{Publish, Publisher, Ready, SlowPolicy},

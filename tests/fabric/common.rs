@@ -1,6 +1,6 @@
 //! A fabric in memory, its nodes on loopback TCP.
 
-use std::{future::Future, time::Duration};
+use std::{future::IntoFuture, time::Duration};
 
 use ripstop::{Node, discovery::Memory};
 
@@ -12,6 +12,6 @@ pub(crate) async fn start(lan: &Memory, service: &str) -> Node {
 }
 
 /// Fails the test instead of hanging it.
-pub(crate) async fn soon<F: Future>(what: F) -> F::Output {
+pub(crate) async fn soon<F: IntoFuture>(what: F) -> F::Output {
     tokio::time::timeout(PATIENCE, what).await.expect("it hangs")
 }

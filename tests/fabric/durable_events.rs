@@ -161,3 +161,18 @@ async fn names_and_patterns_are_checked() {
     let plain = start(&lan, "plain").await.publisher::<u32>("plain.topic").await.unwrap();
     assert!(matches!(plain.keep(&1).await, Err(PublishError::Keep(_))));
 }
+
+#[tokio::test]
+async fn an_event_may_have_a_key_and_a_time() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let group = "[[durable.groups]]\nname = 'billing'\npattern = 'orders.*'\n";
+    let node = publisher(&lan, dir.path(), group).await;
+    let orders = node.publisher::<u32>("orders.created").await.unwrap();
+    soon(orders.keep(&1).key("k").expires(Duration::from_secs(60))).await.unwrap();
+    soon(orders.keep(&2).key("k").after(Duration::from_secs(3600))).await.unwrap();
+    let kept = node.kept().list("@billing/orders.+", 0, 9).await.unwrap();
+    assert!(kept.iter().all(|item| item.key.as_deref() == Some("k")));
+    assert!(kept[0].expires.is_some() && kept[0].due == kept[0].pushed && kept[1].due > kept[1].pushed);
+    let error = soon(orders.keep(&3).key(&"k".repeat(1025))).await.unwrap_err();
+    assert!(error.to_string().contains("1025 bytes"), "{error}");
+}

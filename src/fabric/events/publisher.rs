@@ -20,7 +20,11 @@ use tokio::{sync::watch, time::timeout_at};
 #[cfg(feature = "durable")]
 use crate::fabric::{
     error::PushError,
-    work::outbox::{Outbox, push::KeptEvent},
+    events::durable::Keep,
+    work::outbox::{
+        Outbox,
+        push::{How, KeptEvent},
+    },
 };
 use crate::{
     envelope::{Header, Kind, check_subject, group_of},
@@ -443,7 +447,7 @@ impl<T: Serialize> Publisher<T> {
     }
 
     /// Publishes one event, and keeps it on this node's disk for every durable subscription that it has heard of (or that
-    /// `[[durable.groups]]` names) until it is processed there: once this has returned, a crash of either side loses nothing. It
+    /// `[[durable.groups]]` names) until it is processed there: once this has been awaited, a crash of either side loses nothing. It
     /// takes a `data_dir`. Plain subscribers get the event, too, as from [`Publisher::publish`].
     ///
     /// # Errors
@@ -458,20 +462,25 @@ impl<T: Serialize> Publisher<T> {
     /// # Ok(()) }
     /// ```
     #[cfg(feature = "durable")]
-    pub async fn keep(&self, event: &T) -> Result<KeptEvent, PublishError> {
+    pub fn keep(&self, event: &T) -> Keep<'_, T> {
+        Keep::new(self, wire::body(event))
+    }
+
+    /// What of a kept event is everybody's.
+    #[cfg(feature = "durable")]
+    pub(super) async fn keep_encoded(&self, body: Bytes, how: How<'_>) -> Result<KeptEvent, PublishError> {
         let shared = self.node.shared();
         if shared.is_draining() {
             return Err(PublishError::Draining);
         }
         let subject = &self.topic.subject;
-        let body = wire::body(event)?;
         let (size, limit) = (body.len(), shared.options.max_message);
         if size > limit {
             return Err(PublishError::TooLarge { subject: subject.clone(), size, limit });
         }
         let failed = |error: PushError| PublishError::Keep(Box::new(error));
         let outbox = Outbox::of(shared).map_err(failed)?;
-        let kept = outbox.keep_event(subject, body.clone()).await.map_err(failed)?;
+        let kept = outbox.keep_event(subject, body.clone(), how).await.map_err(failed)?;
         let receipts = kept.ok_or_else(|| PublishError::NoDurableGroup { subject: subject.clone() })?;
         let (_, waiting) = self.put_encoded(shared, Frame::Shared(&body));
         self.put_waiting(waiting).await;

@@ -4,10 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Outbox, now, push::Receipt};
+use super::{
+    Outbox, now,
+    push::{How, Receipt},
+};
 use crate::{
     config::DurableConfig,
-    durable::{Group, Labels, Millis, NewItem, NewLetter, RETAINED, Reason, StoreError, Write},
+    durable::{Group, Millis, NewLetter, RETAINED, Reason, StoreError, Write},
     envelope::{Pattern, group_of, group_queue},
     fabric::error::PushError,
 };
@@ -96,25 +99,18 @@ impl Outbox {
         &self,
         topic: &str,
         body: Bytes,
+        how: How<'_>,
     ) -> Result<Option<Vec<Receipt>>, PushError> {
         let known = self.groups.known.read().await;
         let created = now();
-        let labels = Labels { key: None, topic: Some(topic.to_owned()) };
-        let new = |queue: &str| NewItem {
-            queue: queue.to_owned(),
-            body: body.clone(),
-            labels: labels.clone(),
-            created,
-            due: created,
-            expires: None,
-        };
+        let new = |queue: &str| how.item(queue, body.clone(), Some(topic), created);
         let matching = known.iter().filter(|group| group.pattern.matches(topic));
-        let items: Vec<_> = matching.map(|group| new(&group.queue)).collect();
+        let items: Vec<_> = matching.map(|group| new(&group.queue)).collect::<Result<_, _>>()?;
         let retained = match self.groups.retain {
             Duration::ZERO => Vec::new(),
             retain => {
                 let before = Millis(created.0.saturating_sub(super::millis(retain)));
-                vec![Write::Put(new(RETAINED)), Write::Trim(before)]
+                vec![Write::Put(new(RETAINED)?), Write::Trim(before)]
             }
         };
         if items.is_empty() && retained.is_empty() {

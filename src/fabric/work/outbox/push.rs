@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -30,14 +31,47 @@ pub struct Durable<'a, T: ?Sized> {
     node: Node,
     queue: &'a str,
     item: &'a T,
-    key: Option<&'a str>,
-    due: Option<SystemTime>,
-    lives: Option<Duration>,
+    how: How<'a>,
+}
+
+/// Order and time of what is kept.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct How<'a> {
+    pub(crate) key: Option<&'a str>,
+    pub(crate) due: Option<SystemTime>,
+    pub(crate) lives: Option<Duration>,
+}
+
+impl How<'_> {
+    pub(crate) fn after(&mut self, pause: Duration) {
+        self.due = SystemTime::now().checked_add(pause);
+    }
+
+    /// A new item.
+    pub(super) fn item(
+        &self,
+        queue: &str,
+        body: Bytes,
+        topic: Option<&str>,
+        created: Millis,
+    ) -> Result<NewItem, PushError> {
+        if let Some(length) = self.key.map(str::len).filter(|length| *length > MAX_KEY) {
+            return Err(PushError::Key { length, limit: MAX_KEY });
+        }
+        Ok(NewItem {
+            queue: queue.to_owned(),
+            body,
+            labels: Labels { key: self.key.map(str::to_owned), topic: topic.map(str::to_owned) },
+            created,
+            due: self.due.map_or(created, Millis::of),
+            expires: self.lives.map(|lives| created.after(millis(lives))),
+        })
+    }
 }
 
 impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
     pub(in crate::fabric::work) fn new(node: Node, queue: &'a str, item: &'a T) -> Self {
-        Self { node, queue, item, key: None, due: None, lives: None }
+        Self { node, queue, item, how: How::default() }
     }
 
     /// Items of one queue with the same key go one after the other, in the order in which they were pushed here, to the same
@@ -50,7 +84,7 @@ impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
     /// # Ok(()) }
     /// ```
     pub fn key(mut self, key: &'a str) -> Self {
-        self.key = Some(key);
+        self.how.key = Some(key);
         self
     }
 
@@ -63,7 +97,7 @@ impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
     /// # Ok(()) }
     /// ```
     pub fn at(mut self, time: SystemTime) -> Self {
-        self.due = Some(time);
+        self.how.due = Some(time);
         self
     }
 
@@ -75,7 +109,7 @@ impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
     /// # Ok(()) }
     /// ```
     pub fn after(mut self, pause: Duration) -> Self {
-        self.due = SystemTime::now().checked_add(pause);
+        self.how.after(pause);
         self
     }
 
@@ -87,7 +121,7 @@ impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
     /// # Ok(()) }
     /// ```
     pub fn expires(mut self, lives: Duration) -> Self {
-        self.lives = Some(lives);
+        self.how.lives = Some(lives);
         self
     }
 
@@ -98,20 +132,12 @@ impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
         }
         check_subject(self.queue)?;
         let body = wire::body(self.item)?;
-        let (queue, size, limit) = (self.queue.to_owned(), body.len(), shared.options.max_message);
+        let (size, limit) = (body.len(), shared.options.max_message);
         if size > limit {
-            return Err(PushError::TooLarge { queue, size, limit });
+            return Err(PushError::TooLarge { queue: self.queue.to_owned(), size, limit });
         }
-        if let Some(length) = self.key.map(str::len).filter(|length| *length > MAX_KEY) {
-            return Err(PushError::Key { length, limit: MAX_KEY });
-        }
-        let outbox = Outbox::of(shared)?;
-        let created = now();
-        let labels = Labels { key: self.key.map(str::to_owned), topic: None };
-        let (due, expires) =
-            (self.due.map_or(created, Millis::of), self.lives.map(|lives| created.after(millis(lives))));
-        let receipts =
-            outbox.keep(vec![NewItem { queue, body, labels, created, due, expires }], Vec::new()).await?;
+        let item = self.how.item(self.queue, body, None, now())?;
+        let receipts = Outbox::of(shared)?.keep(vec![item], Vec::new()).await?;
         receipts.into_iter().next().ok_or(PushError::Draining)
     }
 }
@@ -229,6 +255,6 @@ impl Drop for Receipt {
     }
 }
 
-show!([T: ?Sized] Durable<'_, T>, "Durable", this, { queue: this.queue, key: this.key, due: this.due, expires: this.lives });
+show!([T: ?Sized] Durable<'_, T>, "Durable", this, { queue: this.queue, how: this.how });
 
 show!([] Receipt, "Receipt", this, { queue: this.line.queue, id: this.id });
