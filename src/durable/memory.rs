@@ -116,7 +116,7 @@ impl Memory {
                 self.letters.get_mut(letter)?.replay = Some(id);
                 return Some(id);
             }
-            Write::Purge(letter) => drop(self.letters.remove(letter)),
+            Write::Purge(letter) => return self.letters.remove(letter).map(|letter| letter.id),
             Write::Cancel(id) => {
                 self.letters.retain(|_, letter| letter.replay != Some(*id));
                 return self.take(*id).map(|item| item.id);

@@ -14,6 +14,8 @@
 
 mod error;
 #[cfg(feature = "durable")]
+mod file;
+#[cfg(feature = "durable")]
 mod journal;
 #[cfg(all(test, feature = "durable"))]
 mod memory;
@@ -25,6 +27,8 @@ mod store;
 mod tests;
 
 pub use error::StoreError;
+#[cfg(feature = "durable")]
+pub use file::{StoreCheck, StoreFile, StoreStats};
 #[cfg(all(test, feature = "durable"))]
 pub(crate) use memory::Memory;
 #[cfg(feature = "durable")]

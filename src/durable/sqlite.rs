@@ -18,7 +18,7 @@ use crate::envelope::Pattern;
 /// What `user_version` says of a file that this release writes.
 const VERSION: i64 = 1;
 /// Sets our files apart from other programs' SQLite files: "RSOB".
-const APPLICATION: i64 = 0x5253_4f42;
+pub(super) const APPLICATION: i64 = 0x5253_4f42;
 /// How long a command that looks into the file may make the node wait, and the other way round.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -144,7 +144,7 @@ impl Sqlite {
     }
 }
 
-fn pragma(db: &Connection, name: &str) -> Result<i64, StoreError> {
+pub(super) fn pragma(db: &Connection, name: &str) -> Result<i64, StoreError> {
     Ok(db.pragma_query_value(None, name, |row| row.get(0))?)
 }
 
@@ -193,7 +193,7 @@ fn labels(row: &Row<'_>) -> rusqlite::Result<Labels> {
 }
 
 /// An item, and whether its sum is right.
-fn item(row: &Row<'_>) -> rusqlite::Result<(Item, bool)> {
+pub(super) fn item(row: &Row<'_>) -> rusqlite::Result<(Item, bool)> {
     let item = Item {
         id: unsigned(row, "id")?,
         queue: row.get("name")?,
@@ -229,6 +229,13 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<Letter> {
         },
         replay: row.get::<_, Option<i64>>("replay")?.map(|id| u64::try_from(id).unwrap_or(0)),
     })
+}
+
+/// A letter, and whether its sum is right.
+pub(super) fn letter_is_right(row: &Row<'_>) -> rusqlite::Result<(Letter, bool)> {
+    let letter = letter(row)?;
+    let right = row.get::<_, i64>("sum")? == sum(&letter.queue, &letter.body, &letter.labels, letter.created);
+    Ok((letter, right))
 }
 
 /// Items of a queue, and whether their sums are right; not more bytes than that, but one at least.

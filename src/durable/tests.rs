@@ -321,3 +321,34 @@ async fn full_is_said_before_anything_is_written() {
     journal.commit(vec![Write::Done(1)]).await.unwrap();
     journal.commit(vec![put("a", "x", 1)]).await.unwrap();
 }
+
+#[test]
+fn a_store_can_be_looked_after_from_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(&dir.path().join("store.db"));
+    let item = |n: u64| NewItem {
+        queue: "a".into(),
+        body: vec![7; 4096].into(),
+        labels: Labels::default(),
+        created: Millis(n),
+        due: Millis(n),
+        expires: None,
+    };
+    let ids = store.commit(&(0..500).map(|n| Write::Put(item(n))).collect::<Vec<_>>()).unwrap();
+    let file = super::StoreFile::open(dir.path()).unwrap();
+    assert_eq!((file.stats().unwrap().items, file.stats().unwrap().bytes), (500, 500 * 4096));
+    let check = file.check().unwrap();
+    assert!(check.is_whole() && check.items == 500, "{check:?}");
+    store.commit(&ids[1..].iter().map(|id| Write::Done(id.unwrap())).collect::<Vec<_>>()).unwrap();
+    let damage = "UPDATE item SET body = zeroblob(9) WHERE id = (SELECT min(id) FROM item)";
+    store.db_for_tests().execute_batch(damage).unwrap();
+    drop(store);
+    let check = file.check().unwrap();
+    assert!(!check.is_whole() && check.problems[0].contains("is damaged"), "{check:?}");
+    let (before, after) = file.compact().unwrap();
+    assert!(after * 4 < before, "{before} {after}");
+    assert_eq!(file.stats().unwrap().items, 1);
+    let lock = std::fs::File::create(dir.path().join("node.lock")).unwrap();
+    lock.lock().unwrap();
+    assert!(file.compact().unwrap_err().to_string().contains("a node uses it"));
+}
