@@ -70,6 +70,18 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Pull work items and print them
     Pull(PullArgs),
+    /// Show what waits on disk until it is processed, here and on every node
+    #[cfg(feature = "durable")]
+    Outbox(crate::store::args::OutboxArgs),
+    /// Show what could not be done, and try it again
+    #[cfg(feature = "durable")]
+    Dlq(crate::store::args::DlqArgs),
+    /// Show the durable subscriptions that events are kept for
+    #[cfg(feature = "durable")]
+    Groups(crate::store::args::GroupsArgs),
+    /// Check, count and compact the store in a directory
+    #[cfg(feature = "durable")]
+    Store(crate::store::args::StoreArgs),
     /// Show who is in the fabric
     Peers(PeersArgs),
     /// Make keys and certificates for secure nodes
@@ -167,6 +179,9 @@ pub(crate) struct PubArgs {
     /// Wait for this many subscribers before the first event [default: 1, for 2 s at most]; 0: do not wait
     #[arg(long, value_name = "N")]
     pub(crate) wait_subscribers: Option<usize>,
+    #[cfg(feature = "durable")]
+    #[command(flatten)]
+    pub(crate) keep: crate::store::args::Keep,
 }
 
 #[derive(Debug, Args)]
@@ -188,6 +203,9 @@ pub(crate) struct PushArgs {
     pub(crate) queue: String,
     #[arg(value_name = "JSON|-", help = JSON_HELP, allow_negative_numbers = true)]
     pub(crate) words: Vec<String>,
+    #[cfg(feature = "durable")]
+    #[command(flatten)]
+    pub(crate) keep: crate::store::args::Keep,
 }
 
 #[derive(Debug, Args)]
@@ -279,7 +297,7 @@ pub(crate) fn completions(args: CompletionsArgs, mut out: Output) -> Result<(), 
     out.flush()
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text);
     parsed.map_err(|error| format!("{error}; write a number and a unit, such as 500ms, 10s or 2m"))
 }

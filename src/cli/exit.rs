@@ -50,6 +50,12 @@ impl Failure {
         Self::Told { exit, code: Some(code), message: message.to_string() }
     }
 
+    /// Whether it is the error with this code.
+    #[cfg(feature = "durable")]
+    pub(crate) fn has_code(&self, wanted: &str) -> bool {
+        matches!(self, Self::Told { code: Some(code), .. } if code.to_string() == wanted)
+    }
+
     /// The same with more text after it.
     #[must_use]
     pub(crate) fn with(mut self, more: impl fmt::Display) -> Self {

@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use ripstop::{Node, config::Config, endpoint::Endpoint};
+use ripstop::{
+    Node,
+    config::{Config, ConfigError, Loaded},
+    endpoint::Endpoint,
+};
 
 use crate::{
     args::Common,
@@ -29,11 +33,33 @@ pub(crate) struct Joined {
 /// neither the identity nor the port that the configuration gives to the service itself.
 /// `subject` is what it is about: the peers given by address are first asked for that.
 pub(crate) async fn join(common: &Common, serves: Option<&str>, subject: &str) -> Result<Joined, Failure> {
+    start(common, serves, subject, None).await
+}
+
+/// The settings, as far as the flags leave them.
+fn load(common: &Common) -> Result<Loaded, ConfigError> {
     let mut loaded = Config::load(common.config.as_deref())?;
-    let config = &mut loaded.config;
     if let Some(fabric) = &common.fabric {
-        config.fabric.clone_from(fabric);
+        loaded.config.fabric.clone_from(fabric);
     }
+    Ok(loaded)
+}
+
+/// The fabric's name.
+#[cfg(feature = "durable")]
+pub(crate) fn fabric(common: &Common) -> Result<String, Failure> {
+    Ok(load(common)?.config.fabric)
+}
+
+/// As [`join`], with a directory to keep things in.
+pub(crate) async fn start(
+    common: &Common,
+    serves: Option<&str>,
+    subject: &str,
+    data_dir: Option<PathBuf>,
+) -> Result<Joined, Failure> {
+    let mut loaded = load(common)?;
+    let config = &mut loaded.config;
     if !common.listen.is_empty() {
         config.listen.clone_from(&common.listen);
     } else if serves.is_none() {
@@ -45,7 +71,7 @@ pub(crate) async fn join(common: &Common, serves: Option<&str>, subject: &str) -
         config.listen = config.listeners()?.into_iter().filter_map(any_port).collect();
     }
     if serves.is_none() {
-        config.data_dir = None;
+        config.data_dir = data_dir;
     }
     if common.no_mdns {
         config.discovery.mdns = false;

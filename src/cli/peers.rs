@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_millis(250);
 /// Answers by mDNS may take this long on a busy network.
 const MDNS: Duration = Duration::from_millis(1500);
 /// Waiting ends here, quiet or not.
-const AT_MOST: Duration = Duration::from_secs(3);
+pub(crate) const AT_MOST: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(common: &Common, args: PeersArgs, mut out: Output) -> Result<(), Failure> {
     let joined = join::join(common, None, "").await?;
@@ -54,7 +54,7 @@ async fn list(joined: &Joined, common: &Common, out: &mut Output) -> Result<(), 
 }
 
 /// Waits until the sources have said what they know.
-async fn settle(joined: &Joined, at_most: Duration) {
+pub(crate) async fn settle(joined: &Joined, at_most: Duration) {
     let start = Instant::now();
     let end = start + at_most;
     let mut changed = joined.node.directory().changed();
