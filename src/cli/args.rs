@@ -194,6 +194,10 @@ pub(crate) struct SubArgs {
     /// End after this many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+    /// Subscribe under this name: publishers keep for it what it has not had, and all who use it share the events
+    #[cfg(feature = "durable")]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) durable: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -209,12 +213,23 @@ pub(crate) struct PushArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ripstop pull emails --count 10
+  ripstop pull emails --command ./send-mail --concurrency 2")]
 pub(crate) struct PullArgs {
     /// Queue, such as emails
     pub(crate) queue: String,
     /// End after this many items
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+    /// Shell command to run for each item, which is JSON on its standard input. It is done when the command ends with status 0;
+    /// else, if it was pushed durably, it comes again
+    #[arg(long, value_name = "CMD", conflicts_with = "count")]
+    pub(crate) command: Option<String>,
+    /// Commands that run at the same time
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "command", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) concurrency: u16,
 }
 
 #[derive(Debug, Args)]

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "durable")]
+use ripstop::fabric::Delivery;
 use ripstop::fabric::{Event, Fate, PublishError};
 use serde_json::json;
 
+#[cfg(feature = "durable")]
+use crate::push_pull::print_items;
 use crate::{
     args::{Common, PubArgs, SubArgs},
     body::Body,
@@ -73,9 +77,47 @@ async fn events(
 
 pub(crate) async fn subscribe(common: &Common, args: SubArgs, mut out: Output) -> Result<(), Failure> {
     let joined = join::join(common, None, &args.pattern).await?;
+    #[cfg(feature = "durable")]
+    let done = match &args.durable {
+        Some(name) => print_kept(&joined, common, &args, name, &mut out).await,
+        None => print_events(&joined, common, &args, &mut out).await,
+    };
+    #[cfg(not(feature = "durable"))]
     let done = print_events(&joined, common, &args, &mut out).await;
     joined.leave().await;
     done.map_err(|failure| joined.explain(failure))
+}
+
+/// Events that publishers keep for this name.
+#[cfg(feature = "durable")]
+async fn print_kept(
+    joined: &Joined,
+    common: &Common,
+    args: &SubArgs,
+    name: &str,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let mut subscribe = joined.node.subscribe::<Body>(&args.pattern).durable(name);
+    if args.count.is_some() {
+        subscribe = subscribe.prefetch(1);
+    }
+    let wildcard = is_wildcard(&args.pattern);
+    let print = |event: &Delivery<Body>, out: &mut Output| {
+        let subject = event.topic.as_deref().unwrap_or_default();
+        if out.json {
+            return out.value(&json!({"subject": subject, "body": event.body, "attempt": event.attempt}));
+        }
+        if wildcard {
+            out.raw(format!("{subject}\t").as_bytes())?;
+        }
+        out.value(&event.body)
+    };
+    let what = format!("events on {}", args.pattern);
+    print_items(joined, common, subscribe.await?, args.count, &what, print, out).await
+}
+
+fn is_wildcard(pattern: &str) -> bool {
+    pattern.split('.').any(|token| token == "*" || token == ">")
 }
 
 async fn print_events(
@@ -85,7 +127,7 @@ async fn print_events(
     out: &mut Output,
 ) -> Result<(), Failure> {
     let mut events = joined.node.subscribe::<Body>(&args.pattern).await?;
-    let wildcard = args.pattern.split('.').any(|token| token == "*" || token == ">");
+    let wildcard = is_wildcard(&args.pattern);
     let mut left = args.count.unwrap_or(u64::MAX);
     let stop = stop();
     tokio::pin!(stop);

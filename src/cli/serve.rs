@@ -61,7 +61,7 @@ pub(crate) async fn run(common: &Common, args: ServeArgs, mut out: Output) -> Re
 }
 
 /// Runs the command for one request. Dropping the future kills it.
-async fn answer(command: &str, ask: &Value) -> Result<Value, HandlerError> {
+pub(crate) async fn answer(command: &str, ask: &Value) -> Result<Value, HandlerError> {
     let mut child = Command::new("sh")
         .args(["-c", command])
         .stdin(Stdio::piped())
