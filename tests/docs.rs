@@ -189,6 +189,7 @@ impl Desk {
             }
         }
         command.env("RIPSTOP_RUNTIME_DIR", self.dir.path()).env("PATH", &self.path).env("COLUMNS", "100");
+        command.env("XDG_STATE_HOME", self.dir.path().join("state"));
         command.spawn().unwrap()
     }
 

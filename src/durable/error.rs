@@ -10,7 +10,7 @@ use crate::code::{Code, Fault};
 /// use ripstop::{Fault, durable::StoreError};
 ///
 /// let error = StoreError::Full { what: "1000 messages", limit: "durable.messages" };
-/// assert_eq!((error.code().to_string().as_str(), error.fault()), ("RS0502", Fault::Local));
+/// assert_eq!((error.code().to_string().as_str(), error.fault()), ("RS0602", Fault::Local));
 /// assert!(error.is_retryable());
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -53,15 +53,15 @@ impl StoreError {
     /// The stable code of this error.
     ///
     /// ```
-    /// assert_eq!(ripstop::durable::StoreError::Closed.code().to_string(), "RS0505");
+    /// assert_eq!(ripstop::durable::StoreError::Closed.code().to_string(), "RS0605");
     /// ```
     pub fn code(&self) -> Code {
         Code::new(match self {
-            Self::Open { .. } => 501,
-            Self::Full { .. } => 502,
-            Self::Disk { .. } => 503,
-            Self::Damaged { .. } => 504,
-            Self::Closed => 505,
+            Self::Open { .. } => 601,
+            Self::Full { .. } => 602,
+            Self::Disk { .. } => 603,
+            Self::Damaged { .. } => 604,
+            Self::Closed => 605,
         })
     }
 

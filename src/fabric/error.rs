@@ -257,8 +257,8 @@ classify!(CallError {
     Self::Full { .. } => (418, Peer, true),
     Self::Lost { .. } => (419, Network, false),
     Self::Forbidden { .. } => (440, Config, false),
-    Self::Key { .. } => (508, Caller, false),
-    Self::KeyReused { .. } => (511, Caller, false),
+    Self::Key { .. } => (608, Caller, false),
+    Self::KeyReused { .. } => (611, Caller, false),
     Self::Draining => (406, Caller, false),
 });
 
@@ -332,8 +332,8 @@ classify!(PublishError {
     Self::TooLarge { .. } => (417, Caller, false),
     Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
-    Self::NoDurableGroup { .. } => (509, Config, true),
-    Self::Keep(_) => (510, Local, true),
+    Self::NoDurableGroup { .. } => (609, Config, true),
+    Self::Keep(_) => (610, Local, true),
 });
 
 /// A subscription or a pull could not be made.
@@ -501,11 +501,11 @@ classify!(PushError {
     Self::TooLarge { .. } => (417, Caller, false),
     Self::Forbidden { .. } => (440, Config, false),
     Self::Draining => (406, Caller, false),
-    Self::NoStore => (500, Config, false),
-    Self::Store(_) => (506, Local, true),
-    Self::Key { .. } => (508, Caller, false),
-    Self::Dead { .. } => (507, Peer, false),
-    Self::Elsewhere { .. } => (512, Peer, false),
+    Self::NoStore => (600, Config, false),
+    Self::Store(_) => (606, Local, true),
+    Self::Key { .. } => (608, Caller, false),
+    Self::Dead { .. } => (607, Peer, false),
+    Self::Elsewhere { .. } => (612, Peer, false),
 });
 
 /// What a handler returns when it fails. It takes any error by `?`, with its causes.

@@ -35,6 +35,7 @@ impl Place {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ripstop"));
         command.args(args).current_dir(self.path()).env("RIPSTOP_RUNTIME_DIR", self.path());
+        command.env("XDG_STATE_HOME", self.path().join("state"));
         command
             .env_remove("RUST_LOG")
             .env_remove("RIPSTOP_PYTHON")

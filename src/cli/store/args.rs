@@ -155,7 +155,7 @@ pub(crate) struct GroupsArgs {
 pub(crate) enum GroupsCommand {
     /// Show the durable subscriptions that each node keeps events for
     List,
-    /// Keep nothing for a durable subscription any more, on any node; what waits for it is thrown away
+    /// Stop keeping events for one, on every node
     Remove {
         /// Its name, such as billing
         name: String,

@@ -384,7 +384,7 @@ impl Attempt<'_> {
                 limit: self.shared.options.max_message,
             },
             "RS0418" => CallError::Full { subject, reason: error.message },
-            "RS0511" => CallError::KeyReused { subject, reason: error.message },
+            "RS0611" => CallError::KeyReused { subject, reason: error.message },
             "RS0440" => CallError::Forbidden { subject, reason: error.message },
             "RS0406" => {
                 CallError::NoInstance { service: root(self.subject).into(), reason: Some(error.message) }

@@ -110,7 +110,7 @@ impl Kept {
 
 fn reused() -> ErrorBody {
     error_body(
-        511,
+        611,
         "the idempotency key was used with another request before; give each request a key of its own",
     )
 }
