@@ -126,6 +126,9 @@ pub(crate) struct RoleArgs {
     /// The directory of its keys.
     #[arg(long)]
     pub(crate) keys: Option<PathBuf>,
+    /// What outlives a process.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,19 +1,20 @@
-//! `ripstop demo`: a small shop as separate processes that find each other, lose one of them, and miss nothing.
+//! `ripstop demo`: a small shop as separate processes that find each other, lose three of them, and miss nothing.
 //!
 //! ```text
-//!   orders ──call──▶ pricing-1 ✝  pricing-2  pricing-3 (started half-way, when pricing-1 is killed)
-//!     ├──publish───▶ ledger
-//!     └──push──────▶ mailer-1   mailer-2
+//!   orders ✝ ──call──▶ pricing-1 ✝  pricing-2  pricing-3 (started half-way, when pricing-1 is killed)
+//!     ├──keep────────▶ ledger
+//!     └──push────────▶ mailer-1 ✝  mailer-2
 //! ```
 
 mod orders_csv;
 mod report;
 mod roles;
+mod sent;
 mod shop;
 mod stage;
 mod talk;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ripstop::{Node, config::AllowRule};
@@ -46,6 +47,10 @@ pub(crate) async fn role(args: RoleArgs) -> Result<(), Failure> {
         .version(env!("CARGO_PKG_VERSION"))
         .metadata("name", &args.name)
         .mdns(false);
+    if matches!(args.role, Role::Orders | Role::Mailer) {
+        // What it owes, and what it has done, in the next life too.
+        node = node.data_dir(args.dir.join(&args.name));
+    }
     if let Some(keys) = &args.keys {
         // Everyone pulls only what begins with its own name, unless a rule says more.
         let pull = Some(vec![roles::EMAILS.to_owned()]);
@@ -54,8 +59,8 @@ pub(crate) async fn role(args: RoleArgs) -> Result<(), Failure> {
     let node = node.start().await?;
     let done = match args.role {
         Role::Pricing => roles::pricing(&node).await,
-        Role::Orders => shop::orders(&node, args.input.as_deref()).await,
-        Role::Mailer => roles::mailer(&node).await,
+        Role::Orders => shop::orders(&node, args.input.as_deref(), &args.dir).await,
+        Role::Mailer => roles::mailer(&node, &args.name, &args.dir).await,
         Role::Ledger => roles::ledger(&node).await,
     };
     // The end was asked for, and there is nothing left to flush.
@@ -86,13 +91,19 @@ pub(crate) async fn run(common: &Common, args: DemoArgs, mut out: Output) -> Res
         total,
         orders: 0,
         victim: 0,
+        mailer: 2,
+        input,
         killed: None,
         noticed: None,
+        replacement: None,
+        restarted: false,
+        began: Instant::now(),
+        took: Duration::ZERO,
         moved: Instant::now(),
     };
     let limit = common.timeout.map(|limit| Instant::now() + limit);
     let played = tokio::select! {
-        played = show.play(input.as_deref()) => played,
+        played = show.play() => played,
         () = stop() => Err(Failure::failed("interrupted")),
         () = until(limit) => Err(Failure::new(Exit::Deadline, "the demo did not end in the time given")),
     };
@@ -101,7 +112,8 @@ pub(crate) async fn run(common: &Common, args: DemoArgs, mut out: Output) -> Res
         Ok(()) => show.reports().await,
         Err(failure) => Err(failure),
     };
-    let summary = played.map(|reports| Summary::new(&show, reports));
+    let mailers = sent::count(show.stage.dir()).map_err(Failure::failed);
+    let summary = played.and_then(|reports| Ok(Summary::new(&show, reports, mailers?)));
     show.stage.close().await;
     let summary = summary?;
     summary.print(&mut out)?;
@@ -135,15 +147,23 @@ struct Show {
     total: u64,
     /// The actor that is the orders process.
     orders: usize,
-    /// The actor that is killed.
+    /// The actors that are killed half-way.
     victim: usize,
+    mailer: usize,
     killed: Option<Instant>,
     noticed: Option<Duration>,
+    /// The node started in place of the victim.
+    replacement: Option<String>,
+    /// The orders process was killed and started again.
+    restarted: bool,
+    input: Option<PathBuf>,
+    began: Instant,
+    took: Duration,
     moved: Instant,
 }
 
 impl Show {
-    async fn play(&mut self, input: Option<&std::path::Path>) -> Result<(), Failure> {
+    async fn play(&mut self) -> Result<(), Failure> {
         for (role, name) in [
             (Role::Pricing, "pricing-1"),
             (Role::Pricing, "pricing-2"),
@@ -153,8 +173,7 @@ impl Show {
         ] {
             self.stage.start(role, name, None)?;
         }
-        self.orders = self.stage.actors.len();
-        self.stage.start(Role::Orders, "orders", input)?;
+        self.start_orders()?;
 
         let mut done = None;
         while done.is_none() {
@@ -163,6 +182,7 @@ impl Show {
         let Some(Report::Orders(done)) = done else {
             return Err(Failure::failed("the orders process reported something else"));
         };
+        self.took = self.began.elapsed();
         // What the others have not yet counted is on its way.
         while !(self.done(Role::Ledger) >= done.priced && self.done(Role::Mailer) >= done.priced)
             && self.moved.elapsed() < SETTLE
@@ -178,9 +198,26 @@ impl Show {
         Ok(())
     }
 
-    /// What the processes of one role have done together.
+    fn start_orders(&mut self) -> Result<(), Failure> {
+        self.orders = self.stage.actors.len();
+        self.stage.start(Role::Orders, "orders", self.input.as_deref())
+    }
+
+    /// What the processes of one role have done together. One that was started again knows what it had done.
     fn done(&self, role: Role) -> u64 {
-        self.stage.actors.iter().filter(|actor| actor.role == role).map(|actor| actor.done).sum()
+        let of_role = self.stage.actors.iter().filter(|actor| actor.role == role);
+        let latest: BTreeMap<&str, u64> = of_role.map(|actor| (&*actor.name, actor.done)).collect();
+        latest.values().sum()
+    }
+
+    /// Once the death of pricing-1 was noticed and its replacement is up, orders has to die, too.
+    async fn kill_orders(&mut self) -> Result<(), Failure> {
+        if self.noticed.is_some() && self.replacement.is_some() && !self.restarted {
+            self.restarted = true;
+            self.stage.kill(self.orders).await?;
+            self.start_orders()?;
+        }
+        Ok(())
     }
 
     /// Hears one thing and acts on it; a final report is handed on.
@@ -205,19 +242,26 @@ impl Show {
             What::Said(Say::Ready { node }) => {
                 actor.node = Some(node.clone());
                 self.moved = Instant::now();
-                if self.killed.is_some() {
+                if actor.name == "pricing-3" {
+                    self.replacement = Some(node);
+                    self.kill_orders().await?;
+                } else if let Some(node) = self.replacement.clone().filter(|_| from == self.orders) {
                     self.stage.ask(self.orders, &Ask::Replaced { node }).await?;
                 }
             }
+            What::Said(Say::Half) if self.killed.is_some() => {}
             What::Said(Say::Half) => {
-                self.stage.kill(self.victim)?;
+                self.stage.kill(self.victim).await?;
                 self.killed = Some(Instant::now());
                 self.stage.start(Role::Pricing, "pricing-3", None)?;
+                self.stage.kill(self.mailer).await?;
+                self.stage.start(Role::Mailer, "mailer-1", None)?;
             }
             What::Said(Say::Left { node }) => {
                 let victim = &self.stage.actors[self.victim];
                 if victim.node == Some(node) && self.noticed.is_none() {
                     self.noticed = self.killed.map(|killed| killed.elapsed());
+                    self.kill_orders().await?;
                 }
             }
             What::Said(Say::Report(report)) => {

@@ -1,6 +1,6 @@
 //! The demo's report, from the processes' own counts.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -19,12 +19,15 @@ pub(super) struct Summary {
     ledger: Ledger,
     /// Name, node, quotes used by orders, quotes given by its own count; `None` for the killed one.
     pricing: Vec<(String, String, u64, Option<u64>)>,
-    mailers: Vec<(String, u64)>,
+    mailers: BTreeMap<String, u64>,
+    /// Mails that were brought again, and recognised.
+    again: u64,
     noticed: Option<Duration>,
+    took: Duration,
 }
 
 impl Summary {
-    pub(super) fn new(show: &Show, reports: Vec<(usize, Report)>) -> Self {
+    pub(super) fn new(show: &Show, reports: Vec<(usize, Report)>, mailers: BTreeMap<String, u64>) -> Self {
         let mut summary = Self {
             fabric: show.stage.fabric.clone(),
             processes: show.stage.actors.len(),
@@ -33,19 +36,20 @@ impl Summary {
             orders: Orders::default(),
             ledger: Ledger::default(),
             pricing: Vec::new(),
-            mailers: Vec::new(),
+            mailers,
+            again: 0,
             noticed: show.noticed,
+            took: show.took,
         };
         let mut own = vec![None; show.stage.actors.len()];
         for (from, report) in reports {
             match report {
                 Report::Orders(orders) => summary.orders = orders,
                 Report::Ledger(ledger) => summary.ledger = ledger,
-                Report::Mailer { sent } => summary.mailers.push((show.stage.actors[from].name.clone(), sent)),
+                Report::Mailer { again } => summary.again += again,
                 Report::Pricing { answered } => own[from] = Some(answered),
             }
         }
-        summary.mailers.sort();
         for (actor, own) in show.stage.actors.iter().zip(own).filter(|(actor, _)| actor.role == Role::Pricing)
         {
             let node = actor.node.clone().unwrap_or_default();
@@ -56,7 +60,7 @@ impl Summary {
     }
 
     fn mails(&self) -> u64 {
-        self.mailers.iter().map(|(_, sent)| sent).sum()
+        self.mailers.values().sum()
     }
 
     /// What is missing; `None` when every order was priced, its event seen and its mail sent.
@@ -96,8 +100,13 @@ impl Summary {
         rows.push(("events seen", of(self.ledger.seen)));
         rows.push(("mails sent", of(self.mails())));
         for (name, sent) in &self.mailers {
-            rows.push(("", format!("{name:<10}{sent:>6}")));
+            let remark = if name == "mailer-1" { ", killed half-way, and started again" } else { "" };
+            rows.push(("", format!("{name:<10}{sent:>6}{remark}")));
         }
+        rows.push((
+            "told again after a death",
+            format!("{} events, {} mails: each known", self.ledger.repeated, self.again),
+        ));
         rows.push(("failures", self.orders.failures.to_string()));
         rows.push(("quotes asked again", self.orders.asked_again.to_string()));
         rows.push(("a call, p50 / p99", format!("{} / {}", ms(self.orders.p50_us), ms(self.orders.p99_us))));
@@ -105,7 +114,7 @@ impl Summary {
             "dead instance noticed",
             self.noticed.map_or("no".into(), |after| format!("after {} ms", after.as_millis())),
         ));
-        rows.push(("took", format!("{:.2} s", self.orders.seconds)));
+        rows.push(("took", format!("{:.2} s", self.took.as_secs_f64())));
         let secure = if self.secure { ", encrypted" } else { "" };
         out.line(format!("A shop of {} processes in fabric {}{secure}:", self.processes, self.fabric))?;
         out.table(&[], rows.into_iter().map(|(label, value)| vec![label.to_owned(), value]).collect())?;
@@ -131,8 +140,8 @@ impl Summary {
             "priced_by": pricing.collect::<Vec<_>>(),
             "events_seen": self.ledger.seen,
             "events_repeated": self.ledger.repeated,
-            "events_missed": self.ledger.missed,
             "mails_sent": self.mails(),
+            "mails_repeated": self.again,
             "mails_sent_by": mailers.collect::<Vec<_>>(),
             "failures": self.orders.failures,
             "failure_reasons": self.orders.reasons,
@@ -140,7 +149,7 @@ impl Summary {
             "call_p50_ms": self.orders.p50_us as f64 / 1e3,
             "call_p99_ms": self.orders.p99_us as f64 / 1e3,
             "noticed_ms": self.noticed.map(|after| after.as_secs_f64() * 1e3),
-            "seconds": self.orders.seconds,
+            "seconds": self.took.as_secs_f64(),
             "turnover_cents": self.ledger.turnover,
         })
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     orders_csv::Item,
+    sent,
     talk::{Ask, Ledger, Report, Say, hear, say},
 };
 use crate::{exit::Failure, input::Lines};
@@ -49,6 +51,7 @@ pub(super) struct OrderCreated {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Mail {
+    pub(super) order: String,
     pub(super) to: String,
     pub(super) subject: String,
     pub(super) text: String,
@@ -97,43 +100,50 @@ fn price(ask: &QuoteAsk) -> Result<u64, HandlerError> {
     }
 }
 
-/// Takes mail jobs, and sends each to nobody.
-pub(super) async fn mailer(node: &Node) -> Result<(), Failure> {
-    let sent = Arc::new(AtomicU64::new(0));
-    let count = sent.clone();
+/// Takes mail jobs, and sends each. One that dies between sending and saying so has the mail brought again, and the mail server
+/// knows it then.
+pub(super) async fn mailer(node: &Node, name: &str, dir: &Path) -> Result<(), Failure> {
+    // What it has sent in an earlier life.
+    let before = sent::count(dir).map_err(Failure::failed)?.remove(name).unwrap_or_default();
+    let (sent, again) = (Arc::new(AtomicU64::new(before)), Arc::new(AtomicU64::new(0)));
+    let (count, repeated) = (sent.clone(), again.clone());
+    let (by, dir): (Arc<str>, Arc<Path>) = (name.into(), dir.into());
     let _worker = node
         .work(EMAILS, move |mail: Mail, _: Context| {
-            let count = count.clone();
+            let (count, repeated, by, dir) = (count.clone(), repeated.clone(), by.clone(), dir.clone());
             async move {
                 if mail.to.is_empty() || mail.text.is_empty() {
-                    return Err(HandlerError::new("a mail needs an address and a text"));
+                    return Err(HandlerError::new("a mail needs an address and a text").permanent());
                 }
-                count.fetch_add(1, Relaxed);
+                let new = sent::send(&dir, &mail.order, &by)?;
+                if new { &count } else { &repeated }.fetch_add(1, Relaxed);
                 Ok(())
             }
         })
         .concurrency(8)
         .await?;
-    until_the_end(node, || sent.load(Relaxed), || Report::Mailer { sent: sent.load(Relaxed) }).await
+    until_the_end(node, || sent.load(Relaxed), || Report::Mailer { again: again.load(Relaxed) }).await
 }
 
 /// Books every order that it hears of.
 pub(super) async fn ledger(node: &Node) -> Result<(), Failure> {
-    let mut events = node.subscribe::<OrderCreated>("orders.*").await?;
+    let mut events = node.subscribe::<OrderCreated>("orders.*").durable("ledger").await?;
     let book = Arc::new(Mutex::new((HashSet::new(), Ledger::default())));
     let open = || book.lock().unwrap_or_else(PoisonError::into_inner);
     let booking = async {
         while let Some(event) = events.recv().await {
             let event = event.map_err(Failure::failed)?;
+            let OrderCreated { order, currency, cents, .. } = &event.body;
             let mut book = open();
             let (orders, ledger) = &mut *book;
-            ledger.missed += event.missed;
-            if orders.insert(event.body.order) {
+            if orders.insert(order.clone()) {
                 ledger.seen += 1;
-                *ledger.turnover.entry(event.body.currency).or_default() += event.body.cents;
+                *ledger.turnover.entry(currency.clone()).or_default() += cents;
             } else {
+                // Its sender died before it had noted that it was sent.
                 ledger.repeated += 1;
             }
+            event.ack();
         }
         Ok(())
     };

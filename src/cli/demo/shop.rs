@@ -1,6 +1,10 @@
-//! The `orders` process: prices each order, announces it, and has a mail sent.
+//! The `orders` process: prices each order, announces it, and has a mail sent. It may be killed at any moment: a journal says which
+//! orders need no more work, and what was announced and pushed before that waits on disk.
 
 use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, Write},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,8 +17,9 @@ use hdrhistogram::Histogram;
 use ripstop::{
     Node,
     discovery::NodeId,
-    fabric::{Fate, PeerEvent, Publisher},
+    fabric::{PeerEvent, Publisher},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -24,7 +29,7 @@ use tokio::{
 use super::{
     orders_csv::{self, Order},
     roles::{CREATED, EMAILS, Mail, OrderCreated, QUOTE, Quote, QuoteAsk, TICK},
-    talk::{Ask, Orders, Report, Say, hear, say},
+    talk::{Ask, Orders, Report, Say, decode, encode, hear, say},
 };
 use crate::{exit::Failure, input::Lines};
 
@@ -43,6 +48,9 @@ struct Work {
     orders: Vec<Order>,
     next: AtomicUsize,
     priced: AtomicU64,
+    /// Orders with which it is done, by place; those of an earlier life before it begins.
+    done: HashSet<String>,
+    journal: Mutex<File>,
     tally: Mutex<Tally>,
     /// Whether the replacement of the killed instance is there.
     replaced: watch::Receiver<bool>,
@@ -54,31 +62,39 @@ struct Tally {
     calls: Histogram<u64>,
 }
 
-pub(super) async fn orders(node: &Node, input: Option<&Path>) -> Result<(), Failure> {
+pub(super) async fn orders(node: &Node, input: Option<&Path>, dir: &Path) -> Result<(), Failure> {
     let orders = orders_csv::load(input)?;
     let total = orders.len() as u64;
     let publisher = node.publisher::<OrderCreated>(CREATED).await?;
     say(&Say::Ready { node: node.id().to_string() })?;
 
-    // The first event and the first mail must find somebody.
-    publisher.ready(1).timeout(OTHERS).await?;
+    // The first event must be kept for somebody.
+    let known = async {
+        while node.kept().subscriptions().await?.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok::<_, Failure>(())
+    };
+    timeout(OTHERS, known).await.map_err(|_| Failure::failed("the ledger was not found"))??;
     for (root, count) in [("pricing", 2), (EMAILS, 2)] {
         until_there(node, root, |present| present.len() >= count).await?;
     }
 
     let calls = Histogram::new_with_bounds(1, 60_000_000, 3).map_err(Failure::failed)?;
-    let report = Orders { orders: total, ..Orders::default() };
+    let mut report = Orders { orders: total, ..Orders::default() };
+    let (journal, done) = recall(&dir.join("orders.journal"), &mut report).map_err(Failure::failed)?;
     let (replaced, is_replaced) = watch::channel(false);
     let work = Arc::new(Work {
         node: node.clone(),
         publisher,
         orders,
         next: AtomicUsize::new(0),
-        priced: AtomicU64::new(0),
+        priced: AtomicU64::new(report.priced),
+        done,
+        journal: Mutex::new(journal),
         tally: Mutex::new(Tally { report, calls }),
         replaced: is_replaced,
     });
-    let start = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..IN_FLIGHT {
         workers.spawn(worker(work.clone()));
@@ -87,16 +103,14 @@ pub(super) async fn orders(node: &Node, input: Option<&Path>) -> Result<(), Fail
     let mut parent = Lines::stdin();
     let mut peers = node.watch_peers();
     let mut tick = tokio::time::interval(TICK);
-    let mut took = None;
+    let mut finished = false;
     loop {
         tokio::select! {
-            done = workers.join_next(), if took.is_none() => match done {
+            done = workers.join_next(), if !finished => match done {
                 Some(done) => done.map_err(Failure::failed)??,
                 None => {
-                    node.flush().await;
-                    let elapsed = start.elapsed();
-                    took = Some(elapsed);
-                    say(&Say::Report(Report::Orders(work.report(elapsed))))?;
+                    finished = true;
+                    say(&Say::Report(Report::Orders(work.report())))?;
                 }
             },
             event = peers.recv() => {
@@ -108,10 +122,7 @@ pub(super) async fn orders(node: &Node, input: Option<&Path>) -> Result<(), Fail
             }
             ask = hear::<Ask>(&mut parent) => match ask? {
                 None => return Ok(()),
-                Some(Ask::Report) => {
-                    let elapsed = took.unwrap_or_else(|| start.elapsed());
-                    say(&Say::Report(Report::Orders(work.report(elapsed))))?;
-                }
+                Some(Ask::Report) => say(&Say::Report(Report::Orders(work.report())))?,
                 Some(Ask::Replaced { node: id }) => {
                     let id: NodeId = id.parse().map_err(Failure::failed)?;
                     let (node, replaced) = (node.clone(), replaced.clone());
@@ -128,6 +139,34 @@ pub(super) async fn orders(node: &Node, input: Option<&Path>) -> Result<(), Fail
             _ = tick.tick() => say(&Say::Progress { done: work.priced.load(Relaxed) })?,
         }
     }
+}
+
+/// A line of the journal.
+#[derive(Serialize, Deserialize)]
+struct Done {
+    order: String,
+    currency: String,
+    cents: u64,
+    /// The node that has priced it.
+    by: String,
+}
+
+fn count(report: &mut Orders, done: &Done) {
+    report.priced += 1;
+    *report.by.entry(done.by.clone()).or_default() += 1;
+    *report.turnover.entry(done.currency.clone()).or_default() += done.cents;
+}
+
+/// The journal, and what an earlier life has noted in it.
+fn recall(path: &Path, report: &mut Orders) -> io::Result<(File, HashSet<String>)> {
+    let file = File::options().create(true).append(true).open(path)?;
+    let mut orders = HashSet::new();
+    for line in fs::read_to_string(path)?.lines() {
+        let done: Done = decode(line.as_bytes()).map_err(|failure| io::Error::other(failure.to_string()))?;
+        count(report, &done);
+        orders.insert(done.order);
+    }
+    Ok((file, orders))
 }
 
 /// Waits until the instances behind a root are as they should be.
@@ -159,6 +198,9 @@ async fn worker(work: Arc<Work>) -> Result<(), Failure> {
         if index == total / 2 {
             say(&Say::Half)?;
         }
+        if work.done.contains(&order.id) {
+            continue;
+        }
         // On a fast machine the shop would be done before the replacement is up, and it is to have its share.
         if index >= total * 4 / 5 {
             // Without a replacement the shop goes on all the same.
@@ -181,18 +223,17 @@ impl Work {
 
     /// One order from beginning to end.
     async fn handle(&self, order: &Order) -> Result<(), String> {
-        let quote = self.quote(order).await?;
+        let (quote, by) = self.quote(order).await?;
         let created = OrderCreated {
             order: order.id.clone(),
             customer: order.customer.clone(),
             currency: order.currency.clone(),
             cents: quote.cents,
         };
-        let fate = self.publisher.publish(&created).await.map_err(|error| error.to_string())?;
-        if let Fate::Dropped(why) = fate {
-            return Err(format!("its event was dropped: {why}"));
-        }
+        // Once this returns, it is on disk for the ledger, whatever becomes of either process.
+        self.publisher.keep(&created).await.map_err(|error| format!("its event: {error}"))?;
         let mail = Mail {
+            order: order.id.clone(),
             to: order.email.clone(),
             subject: format!("Your order {}", order.id),
             text: format!(
@@ -205,15 +246,29 @@ impl Work {
                 order.currency
             ),
         };
-        match self.node.push(EMAILS, &mail).await {
-            Ok(Fate::Dropped(why)) => Err(format!("its mail was dropped: {why}")),
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!("its mail: {error}")),
-        }
+        self.node.push(EMAILS, &mail).durable().await.map_err(|error| format!("its mail: {error}"))?;
+        self.note(order, &quote, &by).map_err(|error| format!("its line in the journal: {error}"))
+    }
+
+    /// Done with this order. A process that is killed before has it all again: whoever is told twice knows it by its name.
+    fn note(&self, order: &Order, quote: &Quote, by: &str) -> Result<(), Failure> {
+        let done = Done {
+            order: order.id.clone(),
+            currency: order.currency.clone(),
+            cents: quote.cents,
+            by: by.into(),
+        };
+        let mut line = encode(&done)?;
+        line.push('\n');
+        // One write: no line is cut in two.
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes())?;
+        count(&mut self.tally().report, &done);
+        self.priced.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     /// The price, asked again if a quote fails.
-    async fn quote(&self, order: &Order) -> Result<Quote, String> {
+    async fn quote(&self, order: &Order) -> Result<(Quote, String), String> {
         let ask = QuoteAsk { currency: order.currency.clone(), items: order.items.clone() };
         let mut tries = 1;
         loop {
@@ -224,13 +279,7 @@ impl Work {
                     let mut tally = self.tally();
                     // The histogram takes a minute; no call lasts longer than its timeout.
                     let _ = tally.calls.record(start.elapsed().as_micros() as u64);
-                    let report = &mut tally.report;
-                    report.priced += 1;
-                    let instance = instance.map_or("unknown".into(), |node| node.to_string());
-                    *report.by.entry(instance).or_default() += 1;
-                    *report.turnover.entry(order.currency.clone()).or_default() += quote.cents;
-                    self.priced.fetch_add(1, Relaxed);
-                    return Ok(quote);
+                    return Ok((quote, instance.map_or("unknown".into(), |node| node.to_string())));
                 }
                 Err(error) => error,
             };
@@ -244,14 +293,9 @@ impl Work {
         }
     }
 
-    fn report(&self, took: Duration) -> Orders {
+    fn report(&self) -> Orders {
         let tally = self.tally();
         let percentile = |p| tally.calls.value_at_percentile(p);
-        Orders {
-            p50_us: percentile(50.0),
-            p99_us: percentile(99.0),
-            seconds: took.as_secs_f64(),
-            ..tally.report.clone()
-        }
+        Orders { p50_us: percentile(50.0), p99_us: percentile(99.0), ..tally.report.clone() }
     }
 }

@@ -15,7 +15,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::talk::{Ask, Say, decode, encode};
+use super::{
+    sent,
+    talk::{Ask, Say, decode, encode},
+};
 use crate::{args::Role, exit::Failure};
 
 /// How long a process may take to end by itself.
@@ -66,6 +69,7 @@ impl Stage {
         if secure {
             issue_keys(&fabric, runtime_dir.path())?;
         }
+        sent::prepare(runtime_dir.path())?;
         let (ear, heard) = mpsc::channel(256);
         Ok(Self { fabric, actors: Vec::new(), heard, ear, runtime_dir, secure, verbose })
     }
@@ -78,6 +82,11 @@ impl Stage {
         Ok(path)
     }
 
+    /// What outlives a process, but not the stage.
+    pub(super) fn dir(&self) -> &Path {
+        self.runtime_dir.path()
+    }
+
     /// Starts a process, which says `Ready` when it is.
     pub(super) fn start(&mut self, role: Role, name: &str, input: Option<&Path>) -> Result<(), Failure> {
         let failed = |error| Failure::failed(format!("cannot start {name}: {error}"));
@@ -87,8 +96,13 @@ impl Stage {
         if let Some(input) = input {
             command.arg("--input").arg(input);
         }
+        command.arg("--dir").arg(self.dir());
         if self.secure {
             command.arg("--keys").arg(self.runtime_dir.path().join(service(role)));
+        }
+        if self.verbose == 0 && std::env::var_os("RUST_LOG").is_none() {
+            // Deaths are part of the play: a handshake that one of them cuts short is none of the audience's concern.
+            command.env("RUST_LOG", "warn,ripstop::fabric::link=error,ripstop::fabric::hub=error");
         }
         if self.verbose > 0 {
             command.arg(format!("-{}", "v".repeat(self.verbose.into())));
@@ -150,13 +164,14 @@ impl Stage {
         Ok(())
     }
 
-    /// SIGKILL, and the time it took effect is now.
-    pub(super) fn kill(&mut self, actor: usize) -> Result<(), Failure> {
+    /// SIGKILL, and when this returns it is gone, so that another can take its place.
+    pub(super) async fn kill(&mut self, actor: usize) -> Result<(), Failure> {
         if let Some(actor) = self.actors.get_mut(actor) {
             actor.killed = true;
             actor
                 .child
-                .start_kill()
+                .kill()
+                .await
                 .map_err(|error| Failure::failed(format!("cannot kill {}: {error}", actor.name)))?;
         }
         Ok(())

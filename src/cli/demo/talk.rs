@@ -39,8 +39,13 @@ pub(super) enum Ask {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Report {
-    Pricing { answered: u64 },
-    Mailer { sent: u64 },
+    Pricing {
+        answered: u64,
+    },
+    /// Mails that it was brought again.
+    Mailer {
+        again: u64,
+    },
     Ledger(Ledger),
     Orders(Orders),
 }
@@ -51,7 +56,6 @@ pub(super) struct Ledger {
     /// Different orders.
     pub(super) seen: u64,
     pub(super) repeated: u64,
-    pub(super) missed: u64,
     /// Turnover in cents by currency.
     pub(super) turnover: BTreeMap<String, u64>,
 }
@@ -70,7 +74,6 @@ pub(super) struct Orders {
     pub(super) turnover: BTreeMap<String, u64>,
     pub(super) p50_us: u64,
     pub(super) p99_us: u64,
-    pub(super) seconds: f64,
 }
 
 /// Says one thing. A parent that has gone is an error, and the end.
