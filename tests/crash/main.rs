@@ -5,6 +5,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // the helpers too are tests
 
+#[cfg(target_os = "linux")]
+mod many;
+#[cfg(target_os = "linux")]
+mod power;
+
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
@@ -113,6 +118,16 @@ impl Role {
             .spawn()
             .unwrap();
         Self { name, child }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     fn kill(&mut self, dir: &Path) {
