@@ -99,10 +99,15 @@ async fn no_descriptors_left_for_long() {
             for n in 0..100 {
                 let mut peer = dial(to, n % 20).await;
                 let _ = peer.write_all(&hello("DEALER")).await;
-                let up =
-                    tokio::time::timeout(Duration::from_millis(300), peer.read_exact(&mut [0; 64])).await;
+                let answered = async {
+                    peer.read_exact(&mut [0; 64]).await.ok()?;
+                    // Only then its handshake is over for certain; until then it may be given up for another's.
+                    peer.write_all(&call(METHOD, &[7])).await.ok()?;
+                    read_message(&mut peer).await
+                };
+                let up = tokio::time::timeout(Duration::from_millis(300), answered).await;
                 match up {
-                    Ok(Ok(_)) => staying.push(peer),
+                    Ok(Some(_)) => staying.push(peer),
                     // In the queue of the system, or given up for one behind it.
                     _ => waiting.push(peer),
                 }
