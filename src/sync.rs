@@ -11,6 +11,14 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// For tests of the tests: whether a build with `--cfg ripstop_mutate` was told to do without this, in `RIPSTOP_MUTATE`. Always
+/// `false` in any other build. See `.ci/run`, section `mutants`.
+#[cfg(feature = "durable")]
+#[inline]
+pub(crate) fn is_mutated(what: &str) -> bool {
+    cfg!(ripstop_mutate) && std::env::var("RIPSTOP_MUTATE").is_ok_and(|mutated| mutated == what)
+}
+
 /// Something that happens once, and whoever waits for it.
 #[derive(Default, Debug)]
 pub(crate) struct Flag {

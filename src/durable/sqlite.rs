@@ -13,7 +13,7 @@ use super::{
     Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason, ReplyKey,
     SeenKey, Store, StoreError, Usage, Write,
 };
-use crate::envelope::Pattern;
+use crate::{envelope::Pattern, sync::is_mutated};
 
 /// What `user_version` says of a file that this release writes.
 const VERSION: i64 = 1;
@@ -107,7 +107,8 @@ impl Sqlite {
     fn on(mut db: Connection, outbox: &str, limits: Limits) -> Result<Self, StoreError> {
         db.busy_timeout(BUSY)?;
         db.pragma_update(None, "journal_mode", "wal")?;
-        db.pragma_update(None, "synchronous", "full")?;
+        let synchronous = if is_mutated("fsync") { "off" } else { "full" };
+        db.pragma_update(None, "synchronous", synchronous)?;
         let (application, version) = (pragma(&db, "application_id")?, pragma(&db, "user_version")?);
         match (application, version) {
             (0, 0) => {

@@ -144,6 +144,10 @@ where
             let _held = (working, place);
             let (body, delivery) = delivery.open();
             let (queue, durable) = (&delivery.queue, delivery.is_durable());
+            #[cfg(feature = "durable")]
+            if crate::sync::is_mutated("ack_order") {
+                delivery.ack();
+            }
             match caught(async { handler(body, context).await }).await {
                 Ok(Ok(())) => {
                     metrics::counter!("ripstop_work_done_total").increment(1);
