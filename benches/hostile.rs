@@ -428,13 +428,14 @@ async fn one_frame(engine: &Engine) -> String {
     let good = Good::start(to).await;
     let before = Usage::of(&victim);
     let mut peer = raw::dial(to, 1).await;
-    let stream = [raw::greeting("NULL"), raw::header(0, 1 << 62)].concat();
-    assert_eq!(stream.len(), 73);
-    peer.write_all(&stream).await.unwrap();
-    // That it greets shows that somebody is at the other end.
+    let (hello, header) = (raw::greeting("NULL"), raw::header(0, 1 << 62));
+    assert_eq!(hello.len() + header.len(), 73);
+    peer.write_all(&hello).await.unwrap();
+    // That it greets shows that somebody is at the other end; one that dies of the header may never have said so behind it.
     let mut greeting = [0; 10];
     let greeted = timeout(ANSWER, peer.read_exact(&mut greeting)).await;
     assert!(matches!(greeted, Ok(Ok(_))), "the victim does not greet");
+    peer.write_all(&header).await.unwrap();
     let closed = raw::closed(&mut peer, Duration::from_secs(2)).await;
     let cost = cost(before, &victim);
     let new = newcomer(to, 902).await;
