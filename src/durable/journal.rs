@@ -49,6 +49,7 @@ impl Journal {
     /// Those of `open`; and [`StoreError::Disk`] when there can be no thread.
     pub(crate) fn start(mut open: Open, limits: Limits) -> Result<(Self, JoinHandle<()>), StoreError> {
         let store = open()?;
+        tell(&store.usage());
         let outbox = store.outbox().into();
         let (requests, asked) = mpsc::channel(WAITING);
         let keeper = Keeper { store: Some(store), open, limits };
@@ -163,6 +164,7 @@ impl Keeper {
         }
         match store.commit(&writes) {
             Ok(ids) => {
+                tell(&store.usage());
                 let mut ids = ids.into_iter();
                 for (asked, done) in waiting {
                     let _ = done.send(Ok(ids.by_ref().take(asked).collect()));
@@ -177,6 +179,13 @@ impl Keeper {
             }
         }
     }
+}
+
+/// How much there is, for whoever watches; once for all that was written together.
+fn tell(usage: &Usage) {
+    metrics::gauge!("ripstop_outbox_items").set(usage.messages as f64);
+    metrics::gauge!("ripstop_outbox_bytes").set(usage.bytes as f64);
+    metrics::gauge!("ripstop_dead_letters").set(usage.letters as f64);
 }
 
 fn fail(waiting: impl Iterator<Item = Committed>, error: &StoreError) {
