@@ -71,16 +71,12 @@ pub(crate) enum Command {
     /// Pull work items and print them
     Pull(PullArgs),
     /// Show what waits on disk until it is processed, here and on every node
-    #[cfg(feature = "durable")]
     Outbox(crate::store::args::OutboxArgs),
     /// Show what could not be done, and try it again
-    #[cfg(feature = "durable")]
     Dlq(crate::store::args::DlqArgs),
     /// Show the durable subscriptions that events are kept for
-    #[cfg(feature = "durable")]
     Groups(crate::store::args::GroupsArgs),
     /// Check, count and compact the store in a directory
-    #[cfg(feature = "durable")]
     Store(crate::store::args::StoreArgs),
     /// Show who is in the fabric
     Peers(PeersArgs),
@@ -182,7 +178,6 @@ pub(crate) struct PubArgs {
     /// Wait for this many subscribers before the first event [default: 1, for 2 s at most]; 0: do not wait
     #[arg(long, value_name = "N")]
     pub(crate) wait_subscribers: Option<usize>,
-    #[cfg(feature = "durable")]
     #[command(flatten)]
     pub(crate) keep: crate::store::args::Keep,
 }
@@ -198,7 +193,6 @@ pub(crate) struct SubArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Subscribe under this name: publishers keep for it what it has not had, and all who use it share the events
-    #[cfg(feature = "durable")]
     #[arg(long, value_name = "NAME")]
     pub(crate) durable: Option<String>,
 }
@@ -210,7 +204,6 @@ pub(crate) struct PushArgs {
     pub(crate) queue: String,
     #[arg(value_name = "JSON|-", help = JSON_HELP, allow_negative_numbers = true)]
     pub(crate) words: Vec<String>,
-    #[cfg(feature = "durable")]
     #[command(flatten)]
     pub(crate) keep: crate::store::args::Keep,
 }

@@ -51,7 +51,6 @@ impl Failure {
     }
 
     /// Whether it is the error with this code.
-    #[cfg(feature = "durable")]
     pub(crate) fn has_code(&self, wanted: &str) -> bool {
         matches!(self, Self::Told { code: Some(code), .. } if code.to_string() == wanted)
     }

@@ -46,7 +46,6 @@ fn load(common: &Common) -> Result<Loaded, ConfigError> {
 }
 
 /// The fabric's name.
-#[cfg(feature = "durable")]
 pub(crate) fn fabric(common: &Common) -> Result<String, Failure> {
     Ok(load(common)?.config.fabric)
 }

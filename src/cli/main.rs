@@ -16,7 +16,6 @@ mod push_pull;
 mod serve;
 mod socket;
 mod stop;
-#[cfg(feature = "durable")]
 mod store;
 
 use std::process::ExitCode;
@@ -59,21 +58,15 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(&common, args, out).await,
         Command::Serve(args) => serve::run(&common, args, out).await,
         Command::Call(args) => call::run(&common, args, out).await,
-        #[cfg(feature = "durable")]
         Command::Pub(args) if args.keep.durable => store::send::publish(&common, args, out).await,
-        #[cfg(feature = "durable")]
         Command::Push(args) if args.keep.durable => store::send::push(&common, args, out).await,
         Command::Pub(args) => pub_sub::publish(&common, args, out).await,
         Command::Sub(args) => pub_sub::subscribe(&common, args, out).await,
         Command::Push(args) => push_pull::push(&common, args, out).await,
         Command::Pull(args) => push_pull::pull(&common, args, out).await,
-        #[cfg(feature = "durable")]
         Command::Outbox(args) => store::outbox::run(&common, args, out).await,
-        #[cfg(feature = "durable")]
         Command::Dlq(args) => store::dlq::run(&common, args, out).await,
-        #[cfg(feature = "durable")]
         Command::Groups(args) => store::outbox::groups(&common, args, out).await,
-        #[cfg(feature = "durable")]
         Command::Store(args) => store::run(&common, &args, out),
         Command::Peers(args) => peers::run(&common, args, out).await,
         #[cfg(feature = "tls")]

@@ -2,13 +2,9 @@
 
 use std::time::Duration;
 
-#[cfg(feature = "durable")]
-use ripstop::fabric::Delivery;
-use ripstop::fabric::{Event, Fate, PublishError};
+use ripstop::fabric::{Delivery, Event, Fate, PublishError};
 use serde_json::json;
 
-#[cfg(feature = "durable")]
-use crate::push_pull::print_items;
 use crate::{
     args::{Common, PubArgs, SubArgs},
     body::Body,
@@ -16,6 +12,7 @@ use crate::{
     input::Input,
     join::{self, Joined},
     output::{Output, remark},
+    push_pull::print_items,
     stop::stop,
 };
 
@@ -77,19 +74,15 @@ async fn events(
 
 pub(crate) async fn subscribe(common: &Common, args: SubArgs, mut out: Output) -> Result<(), Failure> {
     let joined = join::join(common, None, &args.pattern).await?;
-    #[cfg(feature = "durable")]
     let done = match &args.durable {
         Some(name) => print_kept(&joined, common, &args, name, &mut out).await,
         None => print_events(&joined, common, &args, &mut out).await,
     };
-    #[cfg(not(feature = "durable"))]
-    let done = print_events(&joined, common, &args, &mut out).await;
     joined.leave().await;
     done.map_err(|failure| joined.explain(failure))
 }
 
 /// Events that publishers keep for this name.
-#[cfg(feature = "durable")]
 async fn print_kept(
     joined: &Joined,
     common: &Common,

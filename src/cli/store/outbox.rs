@@ -185,8 +185,15 @@ async fn flush_all(stores: &Stores, asked: &Asked) -> Result<u64, PushError> {
     let kept = stores.kept(asked);
     let mut flushed = 0;
     for queue in kept.queues().await? {
-        for item in every(stores, asked, &queue.queue, usize::MAX).await? {
-            flushed += u64::from(kept.flush(item.id).await?);
+        // Page by page: there may be more than memory has room for.
+        let mut after = 0;
+        loop {
+            let page = kept.list(&queue.queue, after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            for item in page {
+                flushed += u64::from(kept.flush(item.id).await?);
+            }
         }
     }
     Ok(flushed)
