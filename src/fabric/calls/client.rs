@@ -36,7 +36,7 @@ use crate::{
 /// Attempts that never reach a handler go to another instance, this many times in all.
 const ATTEMPTS: usize = 4;
 /// The longest idempotency key, in bytes.
-const MAX_KEY: usize = 255;
+pub(super) const MAX_KEY: usize = 255;
 /// How many instances that are not connected one call has dialled side by side.
 const DIALS: usize = 8;
 

@@ -29,7 +29,10 @@ use crate::{
     envelope::{self, ErrorBody, Header, Kind, Verdict, check_subject},
     fabric::{
         Node,
-        calls::once::{Asked, Once},
+        calls::{
+            client::MAX_KEY,
+            once::{Asked, Once},
+        },
         context::{Context, DEADLINE, PeerName},
         error::{HandlerError, ServeError},
         shared::Shared,
@@ -255,6 +258,10 @@ impl Methods {
         let held = pipe.hold(message.size() + OVERHEAD);
         let peer = PeerName::of(pipe);
         let key = parsed.header.and_then(|header| header.fields.rare).and_then(|rare| rare.ik);
+        if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
+            reply.now(&Err(error_body(413, format!("an idempotency key has {MAX_KEY} bytes at most"))));
+            return Ok(());
+        }
         let asked = key.clone().map(|key| {
             let caller = peer.service.clone().unwrap_or_default();
             (Asked { caller, subject: subject.clone(), key }, pipe.hold(message.size() + OVERHEAD))
