@@ -70,3 +70,5 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use fabric::{Context, HandlerError, Node};
 pub use message::Message;
+#[cfg(feature = "durable")]
+pub use rusqlite;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 
 use super::{
-    Depth, Group, Id, Item, Letter, Limits, Millis, NewItem, RETAINED, ReplyKey, SeenKey, Store, StoreError,
-    Usage, Write,
+    Act, Depth, Group, Id, Item, Letter, Limits, Millis, NewItem, RETAINED, ReplyKey, SeenKey, Store,
+    StoreError, Usage, Write,
 };
 
 #[derive(Debug)]
@@ -174,6 +174,10 @@ impl Store for Memory {
 
     fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError> {
         Ok(writes.iter().map(|write| self.write(write)).collect())
+    }
+
+    fn act(&mut self, _: Act) -> Result<(), StoreError> {
+        Err(StoreError::Disk { reason: "there is no file".into() })
     }
 
     fn queues(&mut self) -> Result<Vec<String>, StoreError> {

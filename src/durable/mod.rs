@@ -36,7 +36,7 @@ pub(crate) use {
     journal::Journal,
     sqlite::Sqlite,
     store::{
-        Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason,
+        Act, Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason,
         ReplyKey, SeenKey, Store, Usage, Write,
     },
 };

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
 
 use super::{
-    Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason, ReplyKey,
-    SeenKey, Store, StoreError, Usage, Write,
+    Act, Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason,
+    ReplyKey, SeenKey, Store, StoreError, Usage, Write,
 };
 use crate::{envelope::Pattern, sync::is_mutated};
 
@@ -529,6 +529,23 @@ impl Store for Sqlite {
                 Err(error.into())
             }
         }
+    }
+
+    fn act(&mut self, act: Act) -> Result<(), StoreError> {
+        let before = self.usage;
+        let db = self.db.transaction()?;
+        let record = act(&db);
+        if db.is_autocommit() {
+            let reason = "the handler has ended the transaction that it was given: its effect may be there without its record";
+            return Err(StoreError::Disk { reason: reason.into() });
+        }
+        // Dropped, it rolls back.
+        let Some(record) = record else { return Ok(()) };
+        let (queues, limits) = (&mut self.queues, self.limits);
+        let mut change = Change { db, queues, limits, usage: before };
+        change.write(&record)?;
+        self.usage = change.end(before)?;
+        Ok(())
     }
 
     fn queues(&mut self) -> Result<Vec<String>, StoreError> {

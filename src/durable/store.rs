@@ -195,6 +195,9 @@ pub(crate) struct Depth {
     pub(crate) oldest: Millis,
 }
 
+/// What somebody does in the store's own file, and the record of it; `None`: nothing of it is to stay.
+pub(crate) type Act = Box<dyn FnOnce(&rusqlite::Connection) -> Option<Write> + Send>;
+
 /// Where items, letters and what was seen are kept. Blocking: whoever calls it has a thread for that.
 pub(crate) trait Store: Send {
     /// What names this store for ever, so that ids of another that was here before are not taken for its own.
@@ -204,6 +207,9 @@ pub(crate) trait Store: Send {
 
     /// All of it or nothing, on disk when this returns. Gives for each change the id that it minted, if it did.
     fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError>;
+
+    /// Does both in one transaction, on disk when this returns.
+    fn act(&mut self, act: Act) -> Result<(), StoreError>;
 
     /// Queues with something in them.
     fn queues(&mut self) -> Result<Vec<String>, StoreError>;

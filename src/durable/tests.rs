@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::*;
+use super::{store::Act, *};
 
 const LIMITS: Limits = Limits { messages: 1000, bytes: 1 << 20, seen_for: 100, seen: 8 };
 
@@ -264,6 +264,9 @@ impl Store for Failing {
             true => Err(StoreError::Disk { reason: "No space left on device".into() }),
             false => self.0.commit(writes),
         }
+    }
+    fn act(&mut self, act: Act) -> Result<(), StoreError> {
+        self.0.act(act)
     }
     fn queues(&mut self) -> Result<Vec<String>, StoreError> {
         self.0.queues()

@@ -5,7 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    fabric::{Node, guard::Who, shared::Shared, wire::property},
+    fabric::{
+        Node,
+        effect::{Effect, EffectId, Ledger},
+        error::HandlerError,
+        guard::Who,
+        shared::Shared,
+        wire::property,
+    },
     security::Identity,
     socket::pipe::Pipe,
 };
@@ -57,6 +64,9 @@ pub struct Context {
     deadline: Option<Instant>,
     peer: PeerName,
     key: Option<Box<str>>,
+    effect: Option<Effect>,
+    attempt: u32,
+    fence: u64,
 }
 
 impl Context {
@@ -66,11 +76,17 @@ impl Context {
         deadline: Option<Instant>,
         peer: PeerName,
     ) -> Self {
-        Self { shared: shared.clone(), subject, deadline, peer, key: None }
+        let shared = shared.clone();
+        Self { shared, subject, deadline, peer, key: None, effect: None, attempt: 1, fence: 0 }
     }
 
-    pub(crate) fn with_key(self, key: Option<Box<str>>) -> Self {
-        Self { key, ..self }
+    pub(crate) fn with_key(self, key: Option<Box<str>>, effect: Option<Effect>) -> Self {
+        Self { key, effect, ..self }
+    }
+
+    /// Of an item.
+    pub(crate) fn of_item(self, effect: Option<Effect>, attempt: u32, fence: u64) -> Self {
+        Self { effect, attempt, fence, ..self }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -112,6 +128,106 @@ impl Context {
     /// ```
     pub fn idempotency_key(&self) -> Option<&str> {
         self.key.as_deref()
+    }
+
+    /// Names what is to be done once: see [`EffectId`]. `None` for calls without an idempotency key and for work that is not durable.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.work("emails", |_: String, ctx: ripstop::Context| async move {
+    ///     println!("{}", if ctx.effect_id().is_some() { "at least once" } else { "at most once" });
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn effect_id(&self) -> Option<EffectId> {
+        self.effect.as_ref().map(Effect::id)
+    }
+
+    fn effect(&self) -> Result<&Effect, HandlerError> {
+        self.effect.as_ref().ok_or_else(|| {
+            let why =
+                "nothing names what is to be done once: push it durably, or call it with an idempotency key";
+            HandlerError::new(format!("{}: {why}", self.subject)).permanent()
+        })
+    }
+
+    /// Begins a transaction of the handler's own database with the record that this was done in it; `None`: it was done before. See
+    /// [`Ledger`].
+    ///
+    /// # Errors
+    /// Those of the database; and that nothing names what is to be done once: see [`Context::effect_id`].
+    ///
+    /// Cancel safe if the ledger is: a transaction that is dropped rolls back.
+    ///
+    /// ```no_run
+    /// # use ripstop::fabric::{HandlerError, Ledger};
+    /// # async fn f<L: Ledger<Transaction = String>>(ctx: ripstop::Context, ledger: L) -> Result<(), HandlerError> {
+    /// if let Some(transaction) = ctx.begin(&ledger).await? {
+    ///     println!("new: {transaction}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn begin<L: Ledger>(&self, ledger: &L) -> Result<Option<L::Transaction>, HandlerError> {
+        Ok(ledger.begin(&self.effect()?.id()).await?)
+    }
+
+    /// Does something in the SQLite file that this node keeps in its `data_dir`, in one transaction with the record that it was done:
+    /// either both are on disk, or neither is. It runs on the store's own thread, which has other work too: keep it short, and call nothing
+    /// that waits. Its tables stand beside the node's own: give them names that begin with the service's. To begin, end or nest
+    /// transactions is not for it, nor to change pragmas.
+    ///
+    /// Once this has returned `Ok`, the item is done, whatever the handler returns; and what `effect` has returned is the reply that
+    /// whoever repeats a call gets. Once for each delivery.
+    ///
+    /// # Errors
+    /// What `effect` returns, or that it panicked: then nothing of it is kept; that nothing names what is to be done once (see
+    /// [`Context::effect_id`]); that this node has no `data_dir`; and that the disk fails.
+    ///
+    /// When it is cancelled, the transaction may be committed all the same, or not.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.work("accounts.book", |(account, cents): (String, i64), ctx: ripstop::Context| async move {
+    ///     ctx.transaction(move |db| {
+    ///         db.execute("CREATE TABLE IF NOT EXISTS accounts_balance (account TEXT PRIMARY KEY, cents INTEGER)", ())?;
+    ///         let book = "INSERT INTO accounts_balance VALUES (?1, ?2) ON CONFLICT (account) DO UPDATE SET cents = cents + ?2";
+    ///         db.execute(book, (&account, cents))?;
+    ///         Ok(())
+    ///     }).await
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "durable")]
+    pub async fn transaction<R, F>(&self, effect: F) -> Result<R, HandlerError>
+    where
+        R: serde::Serialize + Send + 'static,
+        F: FnOnce(&rusqlite::Connection) -> Result<R, HandlerError> + Send + 'static,
+    {
+        self.effect()?.clone().transaction(&self.shared, effect).await
+    }
+
+    /// Which attempt this is, counted from 1. Always 1 for calls and for work that is not durable.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.work("emails", |_: String, ctx: ripstop::Context| async move { println!("attempt {}", ctx.attempt()); Ok(()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Rises with each delivery of one sender: see [`Delivery::fence`](crate::fabric::Delivery::fence). 0 for calls and for work
+    /// that is not durable.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.work("emails", |_: String, ctx: ripstop::Context| async move { println!("fence {}", ctx.fence()); Ok(()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn fence(&self) -> u64 {
+        self.fence
     }
 
     /// The sender's address.

@@ -11,6 +11,7 @@
 //! calls     request-reply        events   pub-sub        work   push-pull with credit
 //! balance   power of two choices drain    leaving        peers  who is there
 //! guard     who may               reload   keys and rules that change
+//! effect    what is done once
 //! ```
 
 /// `Debug` of a handle or a builder: what tells it from others, not its insides.
@@ -30,6 +31,7 @@ mod builder;
 mod calls;
 mod context;
 mod drain;
+mod effect;
 mod error;
 mod events;
 mod fate;
@@ -52,6 +54,7 @@ pub use calls::{
     server::{Serve, Served},
 };
 pub use context::Context;
+pub use effect::{EffectId, Ledger};
 pub use error::{
     CallError, HandlerError, PublishError, PushError, ReceiveError, ServeError, StartError, SubscribeError,
 };

@@ -1,6 +1,5 @@
 use std::{
     future::IntoFuture,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -15,12 +14,7 @@ use ripstop::{
 };
 use tokio::sync::mpsc;
 
-use crate::common::{soon, start};
-
-async fn with_disk(lan: &Memory, service: &str, dir: &Path) -> Node {
-    let builder = Node::builder(service).local(false).mdns(false).source(lan.source());
-    builder.data_dir(dir).start().await.unwrap()
-}
+use crate::common::{soon, start, with_disk};
 
 #[tokio::test]
 async fn it_takes_a_place_on_disk() {

@@ -9,6 +9,8 @@ mod drain;
 mod durable;
 #[cfg(feature = "durable")]
 mod durable_events;
+#[cfg(feature = "durable")]
+mod effects;
 mod events;
 mod foreign;
 mod once;

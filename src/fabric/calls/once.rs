@@ -21,7 +21,10 @@ use tokio::{
 use super::server::{Answer, error_body};
 use crate::{
     envelope::{ErrorBody, Verdict},
-    fabric::shared::Shared,
+    fabric::{
+        effect::{Effect, Recorded, What},
+        shared::Shared,
+    },
     sync::lock,
 };
 
@@ -45,6 +48,27 @@ impl Asked {
     fn size(&self) -> usize {
         self.caller.len() + self.subject.len() + self.key.len() + OVERHEAD
     }
+}
+
+/// A request under a key.
+pub(super) struct Asking {
+    pub(super) asked: Asked,
+    /// Tells it from others under the same key.
+    pub(super) sum: u32,
+    pub(super) recorded: Recorded,
+}
+
+impl Asking {
+    pub(super) fn effect(&self) -> Effect {
+        let Asked { caller, subject, key } = self.asked.clone();
+        Effect::new(What::Call { caller, subject, key, head: head(self.sum, REPLY) }, self.recorded.clone())
+    }
+}
+
+/// What stands in front of an answer on disk.
+fn head(sum: u32, kind: u8) -> [u8; 5] {
+    let [a, b, c, d] = sum.to_be_bytes();
+    [a, b, c, d, kind]
 }
 
 /// Everything that was asked for under a key.
@@ -75,7 +99,6 @@ struct Kept {
 }
 
 /// How an answer that is kept begins, behind the sum of the request.
-#[cfg(feature = "durable")]
 const REPLY: u8 = 0;
 #[cfg(feature = "durable")]
 const ERROR: u8 = 1;
@@ -93,7 +116,7 @@ impl Kept {
             Ok(body) => (REPLY, body.clone()),
             Err(error) => (ERROR, crate::fabric::wire::body(error).ok()?),
         };
-        Some([&self.sum.to_be_bytes()[..], &[kind], &body].concat().into())
+        Some([&head(self.sum, kind)[..], &body].concat().into())
     }
 
     #[cfg(feature = "durable")]
@@ -135,15 +158,14 @@ impl Once {
     pub(super) async fn answer<F>(
         &self,
         shared: &Arc<Shared>,
-        asked: Asked,
-        request: &[u8],
+        asking: Asking,
         deadline: Option<Instant>,
         run: F,
     ) -> Answer
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        let mut running = match self.join(shared, asked, crc32fast::hash(request), run) {
+        let mut running = match self.join(shared, asking, run) {
             Ok(running) => running.answer,
             Err(answer) => return answer,
         };
@@ -160,10 +182,11 @@ impl Once {
     }
 
     /// `Err`: it is answered already.
-    fn join<F>(&self, shared: &Arc<Shared>, asked: Asked, sum: u32, run: F) -> Result<Running, Answer>
+    fn join<F>(&self, shared: &Arc<Shared>, asking: Asking, run: F) -> Result<Running, Answer>
     where
         F: Future<Output = Answer> + Send + 'static,
     {
+        let Asking { asked, sum, recorded } = asking;
         let mut state = lock(&self.0);
         if let Some(running) = state.running.get(&asked) {
             return if running.sum == sum { Ok(running.clone()) } else { Err(Err(reused())) };
@@ -182,7 +205,8 @@ impl Once {
                 Ok(Some(kept)) => kept.to(sum),
                 Ok(None) => {
                     let answer = run.await;
-                    if is_final(&answer) {
+                    // What a transaction has recorded stays.
+                    if is_final(&answer) && !recorded.is_set() {
                         ending.once.keep(&node, asked, Kept { sum, answer: answer.clone() }).await;
                     }
                     answer

@@ -31,9 +31,10 @@ use crate::{
         Node,
         calls::{
             client::MAX_KEY,
-            once::{Asked, Once},
+            once::{Asked, Asking, Once},
         },
         context::{Context, DEADLINE, PeerName},
+        effect::Recorded,
         error::{HandlerError, ServeError},
         shared::Shared,
         wire::{self, Envelope, Outgoing, own},
@@ -159,7 +160,7 @@ fn full() -> ErrorBody {
     error_body(418, format!("{WAITING} requests are waiting"))
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a text").to_owned()
 }
@@ -264,10 +265,13 @@ impl Methods {
         }
         let asked = key.clone().map(|key| {
             let caller = peer.service.clone().unwrap_or_default();
-            (Asked { caller, subject: subject.clone(), key }, pipe.hold(message.size() + OVERHEAD))
+            let sum = crc32fast::hash(message.frame(body).unwrap_or_default());
+            let asked = Asked { caller, subject: subject.clone(), key };
+            (Asking { asked, sum, recorded: Recorded::default() }, pipe.hold(message.size() + OVERHEAD))
         });
+        let effect = asked.as_ref().map(|(asking, _)| asking.effect());
         let once = self.once.clone();
-        let context = Context::new(shared, subject, deadline, peer).with_key(key);
+        let context = Context::new(shared, subject, deadline, peer).with_key(key, effect);
         let (methods, working) = (Arc::downgrade(self), self.busy.begin());
         let connection = pipe.id();
         let span = tracing::debug_span!(
@@ -279,7 +283,7 @@ impl Methods {
             let _working = working;
             let answer = match asked {
                 Some((asked, held)) => {
-                    let (node, request) = (context.shared().clone(), message.clone());
+                    let node = context.shared().clone();
                     let busy = node.methods.busy.begin();
                     let work = async move {
                         // Others may wait for the answer, and whoever asked may ask again: it is not cancelled with its caller,
@@ -289,8 +293,7 @@ impl Methods {
                         };
                         DEADLINE.scope(deadline, Box::pin(run(&method, message, body, context, None))).await
                     };
-                    let request = request.frame(body).unwrap_or_default();
-                    once.answer(&node, asked, request, deadline, work).await
+                    once.answer(&node, asked, deadline, work).await
                 }
                 // Pinned, here and there, or else each future that it is handed through would have room for it twice.
                 None => DEADLINE.scope(deadline, pin!(run(&method, message, body, context, deadline))).await,

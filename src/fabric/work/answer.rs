@@ -13,7 +13,10 @@ use roaring::RoaringTreemap;
 
 use crate::{
     envelope::{ErrorBody, Header, Kind, Verdict},
-    fabric::wire::{self, Envelope},
+    fabric::{
+        effect::{Effect, Recorded, What},
+        wire::{self, Envelope},
+    },
     socket::pipe::Pipe,
     sync::lock,
 };
@@ -68,6 +71,7 @@ impl Answers {
             queue: queue.clone(),
             pipe: Mutex::new(pipe.clone()),
             given: AtomicBool::new(false),
+            recorded: Recorded::default(),
         });
         answers.working.insert(key, Arc::downgrade(&answer));
         Some(answer)
@@ -119,6 +123,8 @@ pub(super) struct Answer {
     /// The newest connection that has brought the item.
     pipe: Mutex<Arc<Pipe>>,
     given: AtomicBool,
+    /// It was written down together with what was done.
+    recorded: Recorded,
 }
 
 impl Answer {
@@ -128,6 +134,12 @@ impl Answer {
 
     pub(super) fn nack(&self, error: &ErrorBody) {
         self.give(Some(error));
+    }
+
+    /// What is to be done.
+    pub(super) fn effect(&self) -> Effect {
+        let Key { sender, outbox, id } = self.key.clone();
+        Effect::new(What::Item { sender, outbox, id }, self.recorded.clone())
     }
 
     /// It is still being worked on.
@@ -140,12 +152,14 @@ impl Answer {
         if self.given.swap(true, Ordering::Relaxed) {
             return;
         }
+        let recorded = self.recorded.is_set();
+        let error = error.filter(|_| !recorded);
         // Before it is said: what is said may bring the next attempt.
         let mut answers = lock(&self.answers);
         answers.end(&self.key, error.is_none());
         let pipe = lock(&self.pipe).clone();
         #[cfg(feature = "durable")]
-        if let (None, Some(disk)) = (error, &answers.disk) {
+        if let (None, false, Some(disk)) = (error, recorded, &answers.disk) {
             return disk.done(self.key.clone(), self.queue.clone(), pipe);
         }
         drop(answers);

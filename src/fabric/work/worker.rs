@@ -135,7 +135,9 @@ where
         let working = shared.methods.busy.begin();
         let peer = PeerName { service: delivery.from.clone(), ..PeerName::default() };
         let subject = delivery.topic.clone().unwrap_or_else(|| delivery.queue.clone());
-        let context = Context::new(shared, subject, None, peer);
+        let effect = delivery.answer.as_ref().map(|answer| answer.effect());
+        let context =
+            Context::new(shared, subject, None, peer).of_item(effect, delivery.attempt, delivery.fence);
         let handler = handler.clone();
         let span = tracing::debug_span!(
             "work", node = %shared.id, service = %shared.service, subject = %delivery.queue, peer = delivery.from.as_deref(),
