@@ -71,6 +71,37 @@ fn a_letter_is_told_and_replayed_after_the_fix() {
     assert_eq!(place.run(&["dlq", "replay", id]).code, Some(1));
 }
 
+/// A key whose item cannot be done holds up what has the same key, and nothing else, until that item is a letter.
+#[test]
+fn a_poisoned_key_stops_only_itself() {
+    let place = Place::new();
+    fs::write(place.path().join("ripstop.toml"), "[durable]\nretry_min = '300ms'\nretry_max = '300ms'\n")
+        .unwrap();
+    let push = |key: &str, items: &str| {
+        let args = ["push", "bookings", "-", "--durable", "--no-wait", "--key", key];
+        let ended = place.run_with(&args, items);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    };
+    push("bad", "0\n1\n2\n");
+    push("good", "3\n4\n5\n");
+    let command = "read -r item; echo $item >> tried; [ $item != 0 ] || { echo poison >&2; exit 1; }";
+    let _worker = place.begin(&["pull", "bookings", "--command", command]);
+    let ended = place.run(&["outbox", "flush", "--timeout", "50s", "--json"]);
+    assert_eq!(values(&ended.out)[0]["waiting_here"], json!(0), "{ended:?}");
+
+    let tried = fs::read_to_string(place.path().join("tried")).unwrap();
+    let tried: Vec<_> = tried.lines().collect();
+    let of = |items: &[&str]| tried.iter().copied().filter(|item| items.contains(item)).collect::<Vec<_>>();
+    assert_eq!(of(&["0", "1", "2"]), ["0", "0", "0", "0", "0", "1", "2"], "{tried:?}");
+    assert_eq!(of(&["3", "4", "5"]), ["3", "4", "5"], "{tried:?}");
+    // Those of the other key did not wait until it was given up.
+    let last = tried.iter().rposition(|item| *item == "0").unwrap();
+    assert!(tried[..last].contains(&"5"), "{tried:?}");
+    let letters = values(&place.run(&["dlq", "list", "--json"]).out);
+    let told = (letters.len(), &letters[0]["body"], &letters[0]["key"], &letters[0]["attempts"]);
+    assert_eq!(told, (1, &json!(0), &json!("bad"), &json!(5)), "{letters:?}");
+}
+
 #[test]
 fn what_waits_is_shown_cancelled_and_hurried() {
     let place = Place::new();

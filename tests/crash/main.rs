@@ -6,20 +6,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // the helpers too are tests
 
 #[cfg(target_os = "linux")]
+mod full;
+#[path = "../common/ledger.rs"]
+mod ledger;
+#[cfg(target_os = "linux")]
 mod many;
 #[cfg(target_os = "linux")]
 mod power;
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
+use ledger::{Balance, log, note, numbers};
 use ripstop::Node;
 
 const KILLS: u32 = 50;
@@ -28,25 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where a role finds its files; without it `role` is no test.
 const DIR: &str = "RIPSTOP_CRASH_DIR";
 const ROLE: &str = "RIPSTOP_CRASH_ROLE";
-
-fn log(dir: &Path, name: &str) -> fs::File {
-    OpenOptions::new().create(true).append(true).open(dir.join(name)).unwrap()
-}
-
-/// One line, in one write: a kill cuts none in two.
-fn note(log: &mut fs::File, number: u64) -> std::io::Result<()> {
-    log.write_all(format!("{number}\n").as_bytes())
-}
-
-/// The numbers in a log, and how often each is there.
-fn numbers(dir: &Path, name: &str) -> BTreeMap<u64, u32> {
-    let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
-    let mut counts = BTreeMap::new();
-    for line in text.lines() {
-        *counts.entry(line.parse().unwrap()).or_default() += 1;
-    }
-    counts
-}
 
 /// What the processes do that are killed.
 #[test]
@@ -59,9 +43,12 @@ fn role() {
         let node = node.unwrap();
         match role.as_str() {
             "sender" => send(&node, &dir).await,
+            #[cfg(target_os = "linux")]
+            "asker" => full::ask(&node, &dir).await,
             _ => {
                 let path = dir.clone();
-                let worker = node.work("items", move |number: u64, _| {
+                let worker = node.work("items", move |item: Item, _| {
+                    let (Item::Small(number) | Item::Large(number, _)) = item;
                     let path = path.clone();
                     async move {
                         note(&mut log(&path, "done"), number)?;
@@ -73,6 +60,14 @@ fn role() {
             }
         }
     });
+}
+
+/// A number, alone or with something that makes it large.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Item {
+    Small(u64),
+    Large(u64, serde::de::IgnoredAny),
 }
 
 async fn send(node: &Node, dir: &Path) {
@@ -171,27 +166,24 @@ fn nothing_that_was_kept_is_lost() {
     }
     fs::write(dir.join("enough"), "").unwrap();
     let by = Instant::now() + PATIENCE;
-    let lost = loop {
-        let (kept, done) = (numbers(dir, "kept"), numbers(dir, "done"));
-        let lost: Vec<_> = kept.keys().filter(|number| !done.contains_key(number)).copied().collect();
-        if lost.is_empty() || Instant::now() > by {
-            break lost;
+    let balance = loop {
+        let balance = Balance::of(dir);
+        if balance.lost.is_empty() || Instant::now() > by {
+            break balance;
         }
         sleep(Duration::from_millis(50));
     };
-    let (asked, kept, done) = (numbers(dir, "asked"), numbers(dir, "kept"), numbers(dir, "done"));
-    let invented: Vec<_> = done.keys().filter(|number| !asked.contains_key(number)).collect();
-    let again = done.values().filter(|count| **count > 1).count();
-    let recovered = done.keys().filter(|number| !kept.contains_key(number)).count();
+    let Balance { kept, done, lost, invented, again } = balance;
+    let known = numbers(dir, "kept");
+    let recovered = numbers(dir, "done").keys().filter(|number| !known.contains_key(number)).count();
     println!(
-        "{kills} kills: {} kept, {} done, {} lost, {} invented, {again} done more than once, {recovered} done whose \
+        "{kills} kills: {kept} kept, {done} done, {} lost, {} invented, {} done more than once, {recovered} done whose \
          sender did not live to hear that they were kept",
-        kept.len(),
-        done.len(),
         lost.len(),
         invented.len(),
+        again.len(),
     );
-    assert!(kept.len() > 100, "hardly anything happened: {}", told(dir));
+    assert!(kept > 100, "hardly anything happened: {}", told(dir));
     assert!(lost.is_empty() && invented.is_empty(), "lost {lost:?}, invented {invented:?}: {}", told(dir));
 }
 

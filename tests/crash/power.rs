@@ -14,13 +14,13 @@ use std::{
 
 use ripstop::{Node, durable::StoreFile};
 
-use super::{PATIENCE, Role, numbers, told};
+use super::{PATIENCE, Role, ledger::numbers, told};
 
 const CUTS: u32 = 5;
 const IMAGE: u64 = 192 << 20;
 
 /// Whether a command succeeds.
-fn done(command: &str, args: &[&str]) -> bool {
+pub(crate) fn done(command: &str, args: &[&str]) -> bool {
     Command::new(command).args(args).output().is_ok_and(|output| output.status.success())
 }
 

@@ -6,7 +6,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+#[cfg(feature = "durable")]
+mod durable;
 mod forger;
+#[cfg(feature = "durable")]
+#[path = "../common/ledger.rs"]
+mod ledger;
 mod net;
 mod nodes;
 

@@ -77,6 +77,19 @@ impl Net {
         ip(&["-n", &self.switch(), "link", "set", &format!("p{n}"), state]).unwrap();
     }
 
+    /// Loses everything that one host sends to another, or no more of it; what the other one sends arrives. The frames go to
+    /// an Ethernet address that nobody has, so that the sender notices nothing. Multicast arrives all the same.
+    #[cfg(feature = "durable")]
+    pub(crate) fn deaf(&self, to: usize, from: usize, deaf: bool) {
+        let (host, to) = (self.host(from), address(to));
+        if deaf {
+            let nobody = ["lladdr", "02:00:00:00:00:99", "nud", "permanent", "dev", "eth0"];
+            ip(&[&["-n", &host, "neigh", "replace", &to][..], &nobody].concat()).unwrap();
+        } else {
+            ip(&["-n", &host, "neigh", "del", &to, "dev", "eth0"]).unwrap();
+        }
+    }
+
     /// Lets a plain socket of a host send multicast.
     pub(crate) fn route_multicast(&self, n: usize) {
         ip(&["-n", &self.host(n), "route", "add", "224.0.0.0/4", "dev", "eth0"]).unwrap();
@@ -184,6 +197,22 @@ impl Process {
         let stdin = self.stdin.as_mut().unwrap();
         writeln!(stdin, "{line}").unwrap();
         stdin.flush().unwrap();
+    }
+
+    /// SIGTERM; waits for its end, and says whether that was a good one.
+    #[cfg(feature = "durable")]
+    pub(crate) fn terminate(&mut self, within: Duration) -> bool {
+        let begun = Instant::now();
+        assert!(
+            Command::new("kill").args(["-s", "TERM", &self.id().to_string()]).status().unwrap().success()
+        );
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            assert!(begun.elapsed() < within, "host {} does not end", self.host);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// SIGKILL.
