@@ -110,6 +110,9 @@ pub struct HelloBody {
     /// Subjects that it serves.
     #[serde(default)]
     pub methods: Vec<String>,
+    /// Those of them that may be done twice at no harm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub idempotent: Vec<String>,
     /// Subjects that it publishes.
     #[serde(default)]
     pub topics: Vec<String>,
@@ -130,6 +133,7 @@ impl HelloBody {
     pub fn manifest(&self) -> ManifestBody {
         ManifestBody {
             methods: self.methods.clone(),
+            idempotent: self.idempotent.clone(),
             topics: self.topics.clone(),
             queues: self.queues.clone(),
             metadata: self.metadata.clone(),
@@ -149,6 +153,9 @@ pub struct ManifestBody {
     /// Subjects that it serves.
     #[serde(default)]
     pub methods: Vec<String>,
+    /// Those of them that may be done twice at no harm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub idempotent: Vec<String>,
     /// Subjects that it publishes.
     #[serde(default)]
     pub topics: Vec<String>,

@@ -43,10 +43,10 @@ impl Load {
         }
     }
 
-    /// Counts a call as outstanding until the guard is dropped.
-    pub(crate) fn begin(link: &Arc<PeerLink>) -> Outstanding {
+    /// Counts a call as outstanding until the guard is dropped; one that is then `late` without an outcome has failed.
+    pub(crate) fn begin(link: &Arc<PeerLink>, late: Instant) -> Outstanding {
         link.load.outstanding.fetch_add(1, Ordering::Relaxed);
-        Outstanding(link.clone())
+        Outstanding { link: link.clone(), late: Some(late) }
     }
 
     /// A reply came after `latency`.
@@ -86,11 +86,28 @@ impl Load {
 }
 
 /// Keeps a call counted as outstanding.
-pub(crate) struct Outstanding(Arc<PeerLink>);
+pub(crate) struct Outstanding {
+    link: Arc<PeerLink>,
+    late: Option<Instant>,
+}
+
+impl Outstanding {
+    /// There is an outcome, which is told apart.
+    pub(crate) fn has_ended(&mut self) {
+        self.late = None;
+    }
+}
 
 impl Drop for Outstanding {
     fn drop(&mut self) {
-        self.0.load.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.link.load.outstanding.fetch_sub(1, Ordering::Relaxed);
+        // Its caller waits no longer: because the time was up, or for reasons of its own.
+        if let Some(late) = self.late {
+            let now = Instant::now();
+            if now >= late {
+                self.link.load.failed(FAILURE, now);
+            }
+        }
     }
 }
 

@@ -29,6 +29,10 @@ use crate::{
         guard::{Guard, KeyStore},
         hub::Hub,
         identity::{self, Identity},
+        resilience::{
+            policy::{Policy, Targets},
+            retry::Backoff,
+        },
         shared::{Options, Phase, Shared},
         work::{
             pull::{Pulls, PullsCore},
@@ -487,6 +491,14 @@ impl NodeBuilder {
             directory: Directory::new(config.fabric.clone(), id),
             links: DashMap::new(),
             methods: Arc::new(Methods::new(me.clone())),
+            targets: Targets::new(Policy {
+                deadline: timeouts.call,
+                attempts: 4,
+                attempt: None,
+                backoff: Backoff { min: Duration::from_millis(25), max: Duration::from_secs(1) },
+                retry_percent: 20,
+                retry_per_second: 10,
+            }),
             topics: Arc::new(Topics::new(me.clone())),
             subscriptions: Arc::new(Subscriptions::default()),
             outlets: Outlets::default(),

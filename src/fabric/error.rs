@@ -7,7 +7,7 @@ use crate::{
     config::ConfigError,
     discovery::{DiscoveryError, NodeId},
     durable::StoreError,
-    envelope::{DecodeError, EncodeError, SubjectError},
+    envelope::{DecodeError, EncodeError, SubjectError, Verdict},
     security::SecurityError,
 };
 
@@ -185,6 +185,10 @@ pub enum CallError {
         code: Option<String>,
         /// The causes, outermost first.
         chain: Vec<String>,
+        /// Whether it may be asked again, if the handler has said so: see [`HandlerError::retryable`].
+        retry: Option<Verdict>,
+        /// Not before this, if the handler has said so.
+        retry_after: Option<Duration>,
     },
     /// The request or the reply is larger than a message may be.
     #[error("{subject}: a message of {size} bytes is over the limit of {limit}")]
@@ -196,13 +200,15 @@ pub enum CallError {
         /// `limits.max_message`.
         limit: usize,
     },
-    /// The serving side has more waiting than it takes, or the queue to it is full.
+    /// The serving side has more waiting than it takes, or this caller asks more often than it may.
     #[error("{subject} is full: {reason}")]
     Full {
         /// The method.
         subject: String,
         /// Which mark was reached.
         reason: String,
+        /// Not before this, if the serving side has said so.
+        retry_after: Option<Duration>,
     },
     /// The instance vanished after it was asked. The handler may have acted.
     #[error("the instance {instance} vanished during the call to {subject}: {reason}")]
@@ -252,6 +258,7 @@ classify!(CallError {
     Self::BadRequest { .. } => (413, Caller, false),
     Self::Decode { .. } => (414, Peer, false),
     Self::Deadline { .. } => (415, Peer, false),
+    Self::Handler { retry: Some(Verdict::Elsewhere | Verdict::Later), .. } => (416, Peer, true),
     Self::Handler { .. } => (416, Peer, false),
     Self::TooLarge { .. } => (417, Caller, false),
     Self::Full { .. } => (418, Peer, true),
@@ -263,9 +270,19 @@ classify!(CallError {
 });
 
 impl CallError {
-    /// Another instance may answer differently: its version, or its permissions, may be others.
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::NoSuchMethod { .. } | Self::Forbidden { .. })
+    /// Not before this should the same be tried again, if the serving side has said so.
+    ///
+    /// ```
+    /// # use {ripstop::fabric::CallError, std::time::Duration};
+    /// let retry_after = Some(Duration::from_secs(1));
+    /// let full = CallError::Full { subject: "a.b".into(), reason: "too many".into(), retry_after };
+    /// assert_eq!(full.retry_after(), retry_after);
+    /// ```
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Handler { retry_after, .. } | Self::Full { retry_after, .. } => *retry_after,
+            _ => None,
+        }
     }
 }
 
@@ -525,7 +542,7 @@ pub struct HandlerError {
     message: String,
     code: Option<String>,
     chain: Vec<String>,
-    permanent: bool,
+    verdict: Option<Verdict>,
     pause: Option<Duration>,
 }
 
@@ -536,7 +553,7 @@ impl HandlerError {
     /// assert_eq!(ripstop::fabric::HandlerError::new("out of stock").message(), "out of stock");
     /// ```
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: None, chain: Vec::new(), permanent: false, pause: None }
+        Self { message: message.into(), code: None, chain: Vec::new(), verdict: None, pause: None }
     }
 
     /// With a code of the application's own, which reaches the caller in [`CallError::Handler`].
@@ -559,11 +576,26 @@ impl HandlerError {
     /// ```
     #[must_use]
     pub fn permanent(mut self) -> Self {
-        self.permanent = true;
+        self.verdict = Some(Verdict::Never);
         self
     }
 
-    /// Says when to try durable work again, instead of after a pause that grows.
+    /// Says that nothing was done, so that the same may be asked again at no risk: the caller's node does so, on another instance if
+    /// there is one, within the call's deadline and its retry budget. Without this, and without an idempotent method, a call that a
+    /// handler has failed is not repeated.
+    ///
+    /// ```
+    /// use ripstop::{HandlerError, envelope::Verdict};
+    /// assert_eq!(HandlerError::new("no free connection").retryable().verdict(), Some(Verdict::Later));
+    /// ```
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.verdict = Some(Verdict::Later);
+        self
+    }
+
+    /// Says when to try again, instead of after a pause that grows: durable work, and a call, which this makes
+    /// [`retryable`](HandlerError::retryable). Nobody asks earlier; a caller whose deadline is earlier gets the error at once.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -573,6 +605,7 @@ impl HandlerError {
     #[must_use]
     pub fn retry_after(mut self, pause: Duration) -> Self {
         self.pause = Some(pause);
+        self.verdict.get_or_insert(Verdict::Later);
         self
     }
 
@@ -582,7 +615,16 @@ impl HandlerError {
     /// assert!(!ripstop::fabric::HandlerError::new("x").is_permanent());
     /// ```
     pub fn is_permanent(&self) -> bool {
-        self.permanent
+        self.verdict == Some(Verdict::Never)
+    }
+
+    /// Whether the same may be asked again, if that was said.
+    ///
+    /// ```
+    /// assert_eq!(ripstop::fabric::HandlerError::new("x").verdict(), None);
+    /// ```
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdict
     }
 
     /// When to try again: see [`HandlerError::retry_after`].
@@ -630,7 +672,7 @@ impl<E: std::error::Error> From<E> for HandlerError {
             message: error.to_string(),
             code: None,
             chain: causes.take(16).map(ToString::to_string).collect(),
-            permanent: false,
+            verdict: None,
             pause: None,
         }
     }

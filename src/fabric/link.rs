@@ -4,7 +4,7 @@ mod race;
 mod supervise;
 
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, RwLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -18,7 +18,7 @@ use crate::{
     discovery::{Instance, Key, NodeId, State},
     fabric::{balance::Load, calls::pending::Pending, error::instance_name, shared::Shared},
     socket::{dial::Dial, pipe::Pipe},
-    sync::lock,
+    sync::{lock, read, write},
     zmtp::SocketType,
 };
 
@@ -55,6 +55,8 @@ pub(crate) struct PeerLink {
     pub(crate) key: Key,
     instance: Mutex<Arc<Instance>>,
     pub(crate) load: Load,
+    /// What its newest hello or manifest says, if it has sent one.
+    offers: RwLock<Option<Offers>>,
     /// Held while a lane goes up or down and the directory is told, so that it hears of both in the right order.
     telling: Mutex<()>,
     /// An address without a node id answered with one: the node's own link takes over.
@@ -62,6 +64,12 @@ pub(crate) struct PeerLink {
     calls: Slot,
     events: Slot,
     work: Slot,
+}
+
+/// What a peer says that it serves; sorted.
+struct Offers {
+    methods: Vec<String>,
+    idempotent: Vec<String>,
 }
 
 /// One lane of a link: the connection in use, if any.
@@ -111,6 +119,7 @@ impl PeerLink {
             key: instance.key.clone(),
             instance: Mutex::new(instance),
             load: Load::new(Instant::now()),
+            offers: RwLock::default(),
             telling: Mutex::default(),
             identified: AtomicBool::new(false),
             calls: slot(),
@@ -133,6 +142,23 @@ impl PeerLink {
 
     pub(crate) fn update(&self, instance: Arc<Instance>) {
         *lock(&self.instance) = instance;
+    }
+
+    /// What the peer says that it serves from now on.
+    pub(crate) fn offers(&self, mut methods: Vec<String>, mut idempotent: Vec<String>) {
+        methods.sort_unstable();
+        idempotent.sort_unstable();
+        *write(&self.offers) = Some(Offers { methods, idempotent });
+    }
+
+    /// Whether the peer has not said that it does without this method.
+    pub(crate) fn may_serve(&self, subject: &str) -> bool {
+        read(&self.offers).as_ref().is_none_or(|offers| has(&offers.methods, subject))
+    }
+
+    /// Whether the peer says that this method may be done twice.
+    pub(crate) fn is_idempotent(&self, subject: &str) -> bool {
+        read(&self.offers).as_ref().is_some_and(|offers| has(&offers.idempotent, subject))
     }
 
     /// Service and short id, for logs and errors.
@@ -276,6 +302,10 @@ impl PeerLink {
             }
         }
     }
+}
+
+fn has(sorted: &[String], subject: &str) -> bool {
+    sorted.binary_search_by(|one| one.as_str().cmp(subject)).is_ok()
 }
 
 impl Drop for PeerLink {

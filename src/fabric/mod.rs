@@ -10,6 +10,7 @@
 //! link      one peer's lanes, each kept connected by a supervisor
 //! calls     request-reply        events   pub-sub        work   push-pull with credit
 //! balance   power of two choices drain    leaving        peers  who is there
+//! resilience  budget of retries, and what else keeps one service's trouble its own
 //! guard     who may               reload   keys and rules that change
 //! effect    what is done once
 //! ```
@@ -44,6 +45,7 @@ mod node;
 mod peers;
 #[cfg(feature = "tls")]
 mod reload;
+mod resilience;
 mod shared;
 mod wire;
 mod work;

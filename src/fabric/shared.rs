@@ -31,6 +31,7 @@ use crate::{
         identity::Identity,
         inbox::Inbox,
         link::{Lane, PeerLink},
+        resilience::policy::Targets,
         wire::{self, Envelope, own, property},
         work::{pull::Pulls, push::Outlets},
     },
@@ -100,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) own: RwLock<Option<Arc<Instance>>>,
     pub(crate) links: DashMap<Key, Arc<PeerLink>>,
     pub(crate) methods: Arc<Methods>,
+    /// The services that this node calls, and what holds for each.
+    pub(crate) targets: Targets,
     pub(crate) topics: Arc<Topics>,
     pub(crate) subscriptions: Arc<Subscriptions>,
     pub(crate) outlets: Outlets,
@@ -216,6 +219,7 @@ impl Shared {
             version: self.version.clone(),
             endpoints: lock(&self.endpoints).iter().map(ToString::to_string).collect(),
             methods: self.methods.subjects(),
+            idempotent: self.methods.idempotent(),
             topics: self.topics.subjects(),
             queues: self.pulls.queues(),
             metadata: self.metadata.clone(),
@@ -371,6 +375,7 @@ impl Shared {
         // The directory's newest, not what it said when the link was last used.
         let known = self.directory.find(&link.key).unwrap_or_else(|| link.instance());
         let mut advert = known.advert.clone();
+        link.offers(manifest.methods.clone(), manifest.idempotent);
         let subjects = manifest.methods.iter().chain(&manifest.topics).chain(&manifest.queues);
         advert.roots = subjects.map(|subject| root(subject).to_owned()).collect();
         advert.roots.sort();

@@ -18,6 +18,7 @@ mod peers;
 #[cfg(feature = "tls")]
 #[path = "../common/raw.rs"]
 mod raw;
+mod resilience;
 #[cfg(feature = "tls")]
 mod security;
 mod work;

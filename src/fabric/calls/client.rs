@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Instrument;
 
 use crate::{
@@ -25,6 +25,10 @@ use crate::{
         },
         error::CallError,
         link::{Connection, Lane, PeerLink},
+        resilience::{
+            policy::Target,
+            retry::{self, Failure, Safe, Whom},
+        },
         shared::{Shared, deadline},
         wire::{self, Envelope, Outgoing, body, own},
     },
@@ -33,8 +37,6 @@ use crate::{
     socket::pipe::Put,
 };
 
-/// Attempts that never reach a handler go to another instance, this many times in all.
-const ATTEMPTS: usize = 4;
 /// The longest idempotency key, in bytes.
 pub(super) const MAX_KEY: usize = 255;
 /// How many instances that are not connected one call has dialled side by side.
@@ -51,6 +53,7 @@ pub struct Call<R> {
     timeout: Option<Duration>,
     instance: Option<NodeId>,
     key: Option<String>,
+    idempotent: bool,
     reply: PhantomData<fn() -> R>,
 }
 
@@ -63,6 +66,7 @@ impl<R: DeserializeOwned> Call<R> {
             timeout: None,
             instance: None,
             key: None,
+            idempotent: false,
             reply: PhantomData,
         }
     }
@@ -104,6 +108,9 @@ impl<R: DeserializeOwned> Call<R> {
     /// and `durable.dedup` say there; errors are not, but for those that say that trying again would not help. The same key goes
     /// to the same instance for as long as that is there. Keys of other services, and of other methods, are others.
     ///
+    /// A call with a key whose instance vanishes is asked again by itself, but only of that instance: the others do not know what
+    /// was done.
+    ///
     /// ```no_run
     /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
     /// let receipt: u64 = node.call("payments.charge", &(4711, "7 EUR")).idempotency_key("order-17").await?;
@@ -111,6 +118,20 @@ impl<R: DeserializeOwned> Call<R> {
     /// ```
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
+        self
+    }
+
+    /// Says that it does no harm if the method is done twice, so that the call is repeated on another instance when one vanishes
+    /// or takes too long, within the retry budget. Default: what the serving side says of the method, see
+    /// [`Serve::idempotent`](crate::fabric::Serve::idempotent).
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let now: String = node.call("clock.now", &()).idempotent().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
         self
     }
 
@@ -128,15 +149,17 @@ impl<R: DeserializeOwned> Call<R> {
         let request = self.request?;
         check_subject(&self.subject)?;
         let shared = self.node.shared();
-        let given = self.timeout.unwrap_or(shared.options.call_timeout);
+        let target = shared.targets.of(root(&self.subject), Instant::now);
+        let given = self.timeout.unwrap_or(target.policy.deadline);
         let wanted = deadline(given);
         let deadline = current_deadline().map_or(wanted, |inherited| inherited.min(wanted));
         let key = self.key.as_deref();
         if let Some(length) = key.map(str::len).filter(|length| *length > MAX_KEY) {
             return Err(CallError::Key { length, limit: MAX_KEY });
         }
-        let instance = self.instance;
-        let attempt = Attempt { shared, subject: &self.subject, request, deadline, instance, key };
+        let (instance, idempotent) = (self.instance, self.idempotent);
+        let attempt =
+            Attempt { shared, subject: &self.subject, request, deadline, instance, key, idempotent };
         // Inside a handler there may have been less time than was asked for.
         let after = match deadline < wanted {
             true => millis(deadline.saturating_duration_since(Instant::now())),
@@ -145,7 +168,7 @@ impl<R: DeserializeOwned> Call<R> {
         let late = |_| CallError::Deadline { subject: self.subject.clone(), after };
         let span = tracing::debug_span!("call", node = %shared.id, service = %shared.service, subject = %self.subject);
         // Pinned here, or else it would have room in this future three times over.
-        let run = pin!(attempt.run());
+        let run = pin!(attempt.run(&target));
         let result = timeout_at(deadline, run).instrument(span).await.map_err(late).flatten();
         let outcome = if result.is_ok() { "ok" } else { "error" };
         metrics::counter!("ripstop_calls_total", "outcome" => outcome).increment(1);
@@ -165,7 +188,7 @@ impl<R: DeserializeOwned + 'static> IntoFuture for Call<R> {
     }
 }
 
-/// One call under way: the same request, until an instance has taken it.
+/// One call under way: the same request, until an instance has answered it.
 struct Attempt<'a> {
     shared: &'a Arc<Shared>,
     subject: &'a str,
@@ -173,10 +196,17 @@ struct Attempt<'a> {
     deadline: Instant,
     instance: Option<NodeId>,
     key: Option<&'a str>,
+    /// The caller says so; the serving side may, too.
+    idempotent: bool,
 }
 
-impl Attempt<'_> {
-    async fn run(&self) -> Result<(Bytes, Arc<PeerLink>), CallError> {
+impl<'a> Attempt<'a> {
+    /// For one instance that is asked once.
+    fn own(shared: &'a Arc<Shared>, subject: &'a str, request: Bytes, deadline: Instant) -> Self {
+        Self { shared, subject, request, deadline, instance: None, key: None, idempotent: false }
+    }
+
+    async fn run(&self, target: &Target) -> Result<(Bytes, Arc<PeerLink>), CallError> {
         let limit = self.shared.options.max_message;
         if self.request.len() > limit {
             return Err(CallError::TooLarge {
@@ -185,37 +215,104 @@ impl Attempt<'_> {
                 limit,
             });
         }
+        target.budget.deposit();
         let mut tried: Vec<Arc<PeerLink>> = Vec::new();
         let mut last = None;
-        for _ in 0..ATTEMPTS {
-            let candidates = match self.candidates(&tried).await {
+        let mut whom = Whom::Others;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let candidates = match self.candidates(&mut tried, whom).await {
                 Ok(candidates) => candidates,
                 Err(error) => return Err(last.unwrap_or(error)),
             };
-            let (link, connection) = match self.connect(candidates).await {
-                Ok(connected) => connected,
-                Err((failed, error)) => {
-                    tried.extend(failed);
-                    last = Some(error);
-                    continue;
+            let others = candidates.len() > 1;
+            let (failed, error, paid) = match self.connect(candidates).await {
+                Ok((link, connection)) => {
+                    let more = others && attempt < target.policy.attempts;
+                    match self.ask_in_time(target, &link, &connection, more).await {
+                        Ok(reply) => return Ok((reply, link)),
+                        Err((error, paid)) => (vec![link], error, paid),
+                    }
                 }
+                Err((failed, error)) => (failed, error, false),
             };
-            tried.push(link.clone());
-            match self.ask(&link, &connection).await {
-                // No handler has seen it. (An instance that has just started may not serve all its methods yet.)
-                Err(error) if error.is_retryable() || error.is_elsewhere() => {
-                    last = Some(error);
-                }
-                Ok(reply) => return Ok((reply, link)),
-                Err(error) => return Err(error),
+            let safe = failed.last().map_or(Safe::No, |link| self.safe(link));
+            let failure = Failure::of(&error);
+            let now = Instant::now();
+            let left = self.deadline.saturating_duration_since(now);
+            let policy = &target.policy;
+            let next =
+                retry::next(failure, safe, attempt, policy.attempts, policy.backoff, left, fastrand::f64());
+            // Once a handler may have acted, nothing that comes later may say that none has.
+            let doubt = matches!(last, Some(CallError::Lost { .. } | CallError::Deadline { .. }));
+            let error = if doubt && error.is_retryable() { last.take().unwrap_or(error) } else { error };
+            let Some(next) = next else { return Err(error) };
+            if next.paid && !paid && !target.budget.withdraw(now) {
+                metrics::counter!("ripstop_retries_refused_total").increment(1);
+                return Err(error);
+            }
+            metrics::counter!("ripstop_retries_total").increment(1);
+            tracing::debug!(%error, attempt, pause = ?next.pause, "the call is tried again");
+            last = Some(error);
+            // In doubt once, it is for ever.
+            whom = if whom == Whom::Same { whom } else { next.whom };
+            if whom != Whom::Same {
+                tried.extend(failed);
+            } else if next.whom == Whom::Same {
+                tried = failed;
+            }
+            if !next.pause.is_zero() {
+                sleep(next.pause).await;
             }
         }
-        Err(last.unwrap_or_else(|| self.nobody()))
     }
 
-    /// The instances that were not tried yet. The first call of all waits for discovery.
-    async fn candidates(&self, tried: &[Arc<PeerLink>]) -> Result<Vec<Arc<PeerLink>>, CallError> {
+    /// What makes it safe to repeat what this instance may have acted on.
+    fn safe(&self, link: &PeerLink) -> Safe {
+        if self.idempotent || link.is_idempotent(self.subject) {
+            Safe::Anywhere
+        } else if self.key.is_some() {
+            Safe::There
+        } else {
+            Safe::No
+        }
+    }
+
+    /// Asks one instance. Where another may be asked instead, it is given up after its share of the time; the error then
+    /// says whether that is paid for. Without a budget it is waited for after all.
+    async fn ask_in_time(
+        &self,
+        target: &Target,
+        link: &Arc<PeerLink>,
+        connection: &Connection,
+        more: bool,
+    ) -> Result<Bytes, (CallError, bool)> {
+        if !more || self.safe(link) != Safe::Anywhere {
+            return self.ask(link, connection, self.deadline).await.map_err(|error| (error, false));
+        }
+        let now = Instant::now();
+        let share = target.share(self.deadline.saturating_duration_since(now));
+        let late = now + share;
+        let mut asked = pin!(self.ask(link, connection, late));
+        if let Ok(result) = timeout_at(late, asked.as_mut()).await {
+            return result.map_err(|error| (error, false));
+        }
+        if target.budget.withdraw(Instant::now()) {
+            return Err((CallError::Deadline { subject: self.subject.into(), after: millis(share) }, true));
+        }
+        metrics::counter!("ripstop_retries_refused_total").increment(1);
+        asked.await.map_err(|error| (error, false))
+    }
+
+    /// The instances that may be asked next. The first call of all waits for discovery.
+    async fn candidates(
+        &self,
+        tried: &mut Vec<Arc<PeerLink>>,
+        whom: Whom,
+    ) -> Result<Vec<Arc<PeerLink>>, CallError> {
         let service = root(self.subject);
+        let first = tried.is_empty();
         let give_up = deadline(self.shared.options.discovery_wait);
         let mut changed = self.shared.directory.changed();
         loop {
@@ -227,8 +324,20 @@ impl Attempt<'_> {
                 let wanted = self.instance.is_none_or(|node| link.node() == Some(node));
                 // What an advert says of its service is believed of nobody: the certificate has to say it too.
                 let trusted = self.shared.service_may(link, Action::Serve, self.subject);
-                trusted && wanted && !tried.iter().any(|tried| Arc::ptr_eq(tried, link))
+                trusted && wanted
             });
+            let is_tried = |link: &Arc<PeerLink>| tried.iter().any(|tried| Arc::ptr_eq(tried, link));
+            match whom {
+                Whom::Same => candidates.retain(is_tried),
+                Whom::OthersFirst if candidates.iter().all(is_tried) => {
+                    tried.clear();
+                }
+                Whom::Others | Whom::OthersFirst => candidates.retain(|link| !is_tried(link)),
+            }
+            // Whoever is known not to have the method, only if nobody else is left to ask.
+            if candidates.len() > 1 && candidates.iter().any(|link| link.may_serve(self.subject)) {
+                candidates.retain(|link| link.may_serve(self.subject));
+            }
             // One that said goaway, only if there is no other: it refuses typed if it is too late.
             if candidates.iter().any(|link| !link.is_draining()) {
                 candidates.retain(|link| !link.is_draining());
@@ -237,7 +346,7 @@ impl Attempt<'_> {
                 return Ok(candidates);
             }
             let changed = async { changed.changed().await.is_ok() };
-            if !tried.is_empty() || !timeout_at(give_up, changed).await.unwrap_or(false) {
+            if !first || !timeout_at(give_up, changed).await.unwrap_or(false) {
                 return Err(self.nobody());
             }
         }
@@ -301,13 +410,18 @@ impl Attempt<'_> {
     }
 
     /// Sends the request on one connection and waits for its outcome.
-    async fn ask(&self, link: &Arc<PeerLink>, connection: &Connection) -> Result<Bytes, CallError> {
+    async fn ask(
+        &self,
+        link: &Arc<PeerLink>,
+        connection: &Connection,
+        late: Instant,
+    ) -> Result<Bytes, CallError> {
         let lost = |reason: &str| CallError::Lost {
             subject: self.subject.into(),
             instance: link.name(),
             reason: reason.into(),
         };
-        let _outstanding = balance::Load::begin(link);
+        let mut outstanding = balance::Load::begin(link, late);
         let started = Instant::now();
         // Not sent yet: another instance may be asked.
         let gone = |reason: Arc<str>| CallError::NoInstance {
@@ -346,6 +460,7 @@ impl Attempt<'_> {
         let outcome = outcome.await.unwrap_or(Outcome::Lost("the connection ended".into()));
         let now = Instant::now();
         let took = now - started;
+        outstanding.has_ended();
         match outcome {
             Outcome::Reply(body) => {
                 link.load.succeeded(took, now);
@@ -374,6 +489,7 @@ impl Attempt<'_> {
             Err(reason) => return CallError::Decode { subject, reason },
         };
         let left = self.deadline.saturating_duration_since(Instant::now());
+        let retry_after = error.retry_after_ms.map(Duration::from_millis);
         match error.code.as_str() {
             "RS0412" => CallError::NoSuchMethod { subject, instance: link.name() },
             "RS0413" => CallError::BadRequest { subject, reason: error.message },
@@ -383,7 +499,7 @@ impl Attempt<'_> {
                 size: self.request.len(),
                 limit: self.shared.options.max_message,
             },
-            "RS0418" => CallError::Full { subject, reason: error.message },
+            "RS0418" => CallError::Full { subject, reason: error.message, retry_after },
             "RS0611" => CallError::KeyReused { subject, reason: error.message },
             "RS0440" => CallError::Forbidden { subject, reason: error.message },
             "RS0406" => {
@@ -391,7 +507,8 @@ impl Attempt<'_> {
             }
             code => {
                 let code = (code != "RS0416").then(|| code.to_owned());
-                CallError::Handler { subject, message: error.message, code, chain: error.chain }
+                let ErrorBody { message, chain, retry, .. } = error;
+                CallError::Handler { subject, message, code, chain, retry, retry_after }
             }
         }
     }
@@ -407,8 +524,8 @@ pub(crate) async fn ping(shared: &Arc<Shared>, link: &Arc<PeerLink>) -> Result<H
     let connection = link.connected(shared, Lane::Calls).await.map_err(|reason| reason.to_string())?;
     let request = body(&()).map_err(|error| error.to_string())?;
     let deadline = deadline(shared.options.call_timeout);
-    let attempt = Attempt { shared, subject: own::PING, request, deadline, instance: None, key: None };
-    let hello = attempt.ask(link, &connection).await.map_err(|error| error.to_string())?;
+    let attempt = Attempt::own(shared, own::PING, request, deadline);
+    let hello = attempt.ask(link, &connection, deadline).await.map_err(|error| error.to_string())?;
     envelope::decode_body(&hello).map_err(|error| error.to_string())
 }
 
@@ -430,9 +547,7 @@ pub(crate) async fn ask_own<Q: Serialize, R: DeserializeOwned>(
         let link = shared.link(&instance);
         let connected = link.connected(shared, Lane::Calls).await;
         let connection = connected.map_err(|reason| nobody(Some(reason.to_string())))?;
-        Attempt { shared, subject, request, deadline, instance: None, key: None }
-            .ask(&link, &connection)
-            .await
+        Attempt::own(shared, subject, request, deadline).ask(&link, &connection, deadline).await
     };
     let reply = timeout_at(deadline, asked).await.map_err(late).flatten()?;
     wire::decoded(&reply, shared.options.body, "calls")

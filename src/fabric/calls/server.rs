@@ -26,7 +26,7 @@ use tracing::Instrument;
 
 use crate::{
     Code, Message,
-    envelope::{self, ErrorBody, Header, Kind, Verdict, check_subject},
+    envelope::{self, ErrorBody, Header, Kind, check_subject},
     fabric::{
         Node,
         calls::{
@@ -67,12 +67,14 @@ struct Method {
     places: Arc<Semaphore>,
     /// Places and waiting requests together.
     admitted: Arc<Semaphore>,
+    idempotent: bool,
 }
 
 impl Method {
-    fn new(handler: Handler, concurrency: usize) -> Self {
+    fn new(handler: Handler, concurrency: usize, idempotent: bool) -> Self {
         Self {
             handler,
+            idempotent,
             places: Arc::new(Semaphore::new(concurrency)),
             admitted: Arc::new(Semaphore::new(concurrency + WAITING)),
         }
@@ -174,7 +176,7 @@ pub(crate) fn handler_error(error: &HandlerError) -> ErrorBody {
         code: error.code().map_or_else(|| Code::new(416).to_string(), str::to_owned),
         message: error.message().to_owned(),
         chain: error.chain().to_vec(),
-        retry: error.is_permanent().then_some(Verdict::Never),
+        retry: error.verdict(),
         retry_after_ms: error.pause().map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
     }
 }
@@ -194,6 +196,14 @@ impl Methods {
     pub(crate) fn subjects(&self) -> Vec<String> {
         let all = self.methods.iter().map(|entry| entry.key().clone());
         let mut subjects: Vec<_> = all.filter(|subject| !envelope::is_reserved(subject)).collect();
+        subjects.sort();
+        subjects
+    }
+
+    /// Those of them that may be done twice, sorted.
+    pub(crate) fn idempotent(&self) -> Vec<String> {
+        let all = self.methods.iter().filter(|entry| entry.value().idempotent);
+        let mut subjects: Vec<_> = all.map(|entry| entry.key().clone()).collect();
         subjects.sort();
         subjects
     }
@@ -495,7 +505,7 @@ where
     F: Fn(Q, Context) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
 {
-    let method = Method::new(erased(handler, shared.options.body), concurrency);
+    let method = Method::new(erased(handler, shared.options.body), concurrency, false);
     shared.methods.methods.insert(subject.to_owned(), Arc::new(method));
 }
 
@@ -506,6 +516,7 @@ pub struct Serve {
     subject: String,
     handler: Handler,
     concurrency: usize,
+    idempotent: bool,
 }
 
 impl Serve {
@@ -522,6 +533,7 @@ impl Serve {
             subject: subject.to_owned(),
             handler: erased(handler, limits),
             concurrency: node.shared().options.in_flight,
+            idempotent: false,
         }
     }
 
@@ -534,6 +546,21 @@ impl Serve {
     /// ```
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers.clamp(1, Semaphore::MAX_PERMITS - WAITING);
+        self
+    }
+}
+
+impl Serve {
+    /// Says that it does no harm if the method is done twice, as when it only looks something up. Callers then repeat a call on
+    /// another instance when one vanishes or takes too long. Default: no.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve("pricing.quote", |qty: u64, _| async move { Ok(250 * qty) }).idempotent().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
         self
     }
 }
@@ -552,7 +579,7 @@ impl IntoFuture for Serve {
             if let Err(reason) = shared.may_itself(Action::Serve, &self.subject) {
                 return Err(ServeError::Forbidden { subject: self.subject, reason });
             }
-            let method = Arc::new(Method::new(self.handler, self.concurrency));
+            let method = Arc::new(Method::new(self.handler, self.concurrency, self.idempotent));
             match shared.methods.methods.entry(self.subject.clone()) {
                 Entry::Occupied(_) => return Err(ServeError::Taken { subject: self.subject }),
                 Entry::Vacant(vacant) => drop(vacant.insert(method)),
