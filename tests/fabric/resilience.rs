@@ -162,7 +162,7 @@ async fn a_pushback_is_obeyed() {
     let lan = Memory::new();
     let asked = AtomicUsize::new(0);
     let (_shop, _) = shop(&lan, move |n| {
-        let first = asked.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+        let first = asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         async move { if first { Err(HandlerError::new("not yet").retry_after(PAUSE)) } else { Ok(n) } }
     })
     .await;
