@@ -138,9 +138,12 @@ pub(super) fn check(config: &Config, place: impl Fn(&str) -> String) -> Result<(
         return Err(wrong("limits.peer_memory", reason.into()));
     }
     let durable = &config.durable;
-    for (key, value) in
-        [("messages", durable.messages), ("attempts", durable.attempts.into()), ("dedup", durable.dedup)]
-    {
+    for (key, value) in [
+        ("messages", durable.messages),
+        ("attempts", durable.attempts.into()),
+        ("losses", durable.losses.into()),
+        ("dedup", durable.dedup),
+    ] {
         if value == 0 {
             return Err(wrong(&format!("durable.{key}"), "write at least 1".into()));
         }
@@ -150,6 +153,10 @@ pub(super) fn check(config: &Config, place: impl Fn(&str) -> String) -> Result<(
     }
     if durable.lease < Duration::from_secs(1) {
         return Err(wrong("durable.lease", "write at least \"1s\"".into()));
+    }
+    for (index, pinned) in durable.pinned.iter().enumerate() {
+        Pattern::parse(pinned)
+            .map_err(|error| wrong(&format!("durable.pinned.{index}"), error.to_string()))?;
     }
     for (index, group) in config.durable.groups.iter().enumerate() {
         token(&group.name).map_err(|reason| wrong(&format!("durable.groups.{index}.name"), reason))?;

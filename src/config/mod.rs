@@ -339,7 +339,14 @@ pub struct DurableConfig {
     /// An item in doubt waits so long for the instance that had it, before it goes to another. Default: 5 s.
     #[serde(with = "values::duration")]
     pub same_first: Duration,
-    /// How long what was done here is remembered, so that it is not done twice. Default: 7 days.
+    /// An item that was lost so often together with whoever had it becomes a dead letter: it may be what kills them. Default: 20.
+    pub losses: u32,
+    /// Queues whose items, once delivered, go to the same instance again and to no other, until it says what became of them or somebody
+    /// releases them; patterns such as `payments.*`. The instances need a `data_dir`, so that they remain the same. Default: none.
+    #[serde(deserialize_with = "values::list")]
+    pub pinned: Vec<String>,
+    /// How long what was done here is remembered, so that it is not done twice; and how long an item may be in doubt before it becomes a
+    /// dead letter, because nobody would remember. Default: 7 days.
     #[serde(with = "values::duration")]
     pub dedup_for: Duration,
     /// How many are remembered; whichever is reached first counts. Default: 10,000,000.
@@ -365,6 +372,8 @@ impl Default for DurableConfig {
             retry_max: s(60),
             lease: s(600),
             same_first: s(5),
+            losses: 20,
+            pinned: Vec::new(),
             dedup_for: days(7),
             dedup: 10_000_000,
             groups: Vec::new(),

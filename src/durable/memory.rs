@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 
 use super::{
-    Act, Depth, Group, Id, Item, Letter, Limits, Millis, NewItem, RETAINED, ReplyKey, SeenKey, Store,
+    Act, Depth, Doubt, Group, Id, Item, Letter, Limits, Millis, NewItem, RETAINED, ReplyKey, SeenKey, Store,
     StoreError, Usage, Write,
 };
 
@@ -49,8 +49,22 @@ impl Memory {
         let id = self.last;
         self.bytes += item.body.len() as u64;
         let NewItem { queue, body, labels, created, due, expires } = item.clone();
-        self.items
-            .insert(id, Item { id, queue, body, labels, created, due, expires, attempts: 0, error: None });
+        self.items.insert(
+            id,
+            Item {
+                id,
+                queue,
+                body,
+                labels,
+                created,
+                due,
+                expires,
+                attempts: 0,
+                error: None,
+                doubt: None,
+                lost: 0,
+            },
+        );
         id
     }
 
@@ -76,6 +90,18 @@ impl Memory {
                 if let Some(item) = self.items.get_mut(id) {
                     (item.due, item.attempts, item.error) = (*due, *attempts, Some(error.clone()));
                 }
+            }
+            Write::Doubt { id, doubt, lost } => {
+                if let Some(item) = self.items.get_mut(id) {
+                    let since = item.doubt.as_ref().map_or(doubt.since, |before| before.since);
+                    item.doubt = Some(Doubt { since, holder: doubt.holder.clone() });
+                    item.lost += u32::from(*lost);
+                }
+            }
+            Write::Sure(id) => {
+                let item = self.items.get_mut(id)?;
+                item.doubt = None;
+                return Some(*id);
             }
             Write::Dead(about) => {
                 let item = self.take(about.item)?;

@@ -36,7 +36,7 @@ pub(crate) use {
     journal::Journal,
     sqlite::Sqlite,
     store::{
-        Act, Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason,
-        ReplyKey, SeenKey, Store, Usage, Write,
+        Act, Depth, Doubt, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED,
+        Reason, ReplyKey, SeenKey, Store, Usage, Write,
     },
 };

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
 
 use super::{
-    Act, Depth, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason,
+    Act, Depth, Doubt, Group, Id, Item, Labels, Letter, Limits, Millis, NewItem, NewLetter, RETAINED, Reason,
     ReplyKey, SeenKey, Store, StoreError, Usage, Write,
 };
 use crate::{envelope::Pattern, sync::is_mutated};
 
 /// What `user_version` says of a file that this release writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Sets our files apart from other programs' SQLite files: "RSOB".
 pub(super) const APPLICATION: i64 = 0x5253_4f42;
 /// How long a command that looks into the file may make the node wait, and the other way round.
@@ -43,7 +43,10 @@ CREATE TABLE item (
     sum INTEGER NOT NULL,
     due INTEGER NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
-    error TEXT
+    error TEXT,
+    doubt INTEGER,
+    holder TEXT,
+    lost INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX item_of_queue ON item (queue, id);
 CREATE TABLE letter (
@@ -77,6 +80,13 @@ CREATE TABLE reply (
 CREATE TABLE subscriber (queue TEXT PRIMARY KEY, pattern TEXT NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE damaged (id INTEGER PRIMARY KEY, queue INTEGER, body BLOB, created INTEGER, sum INTEGER);
 ";
+
+/// What a file of the version before this lacks, from version 1 on.
+const UPGRADES: [&str; 1] = ["
+ALTER TABLE item ADD COLUMN doubt INTEGER;
+ALTER TABLE item ADD COLUMN holder TEXT;
+ALTER TABLE item ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+"];
 
 pub(crate) struct Sqlite {
     db: Connection,
@@ -120,6 +130,14 @@ impl Sqlite {
                 begin.commit()?;
             }
             (APPLICATION, VERSION) => {}
+            (APPLICATION, older @ 1..VERSION) => {
+                let begin = db.transaction()?;
+                for upgrade in UPGRADES.iter().skip(usize::try_from(older - 1).unwrap_or(usize::MAX)) {
+                    begin.execute_batch(upgrade)?;
+                }
+                begin.pragma_update(None, "user_version", VERSION)?;
+                begin.commit()?;
+            }
             (APPLICATION, newer) => {
                 let reason =
                     format!("it is of version {newer}, and this release knows {VERSION}: update ripstop");
@@ -205,6 +223,13 @@ pub(super) fn item(row: &Row<'_>) -> rusqlite::Result<(Item, bool)> {
         expires: row.get::<_, Option<i64>>("expires")?.map(|at| Millis(u64::try_from(at).unwrap_or(0))),
         attempts: row.get("attempts")?,
         error: row.get("error")?,
+        doubt: match (row.get::<_, Option<i64>>("doubt")?, row.get("holder")?) {
+            (Some(since), Some(holder)) => {
+                Some(Doubt { since: Millis(u64::try_from(since).unwrap_or(0)), holder })
+            }
+            _ => None,
+        },
+        lost: row.get("lost")?,
     };
     let right = row.get::<_, i64>("sum")? == sum(&item.queue, &item.body, &item.labels, item.created);
     Ok((item, right))
@@ -460,6 +485,17 @@ impl Change<'_> {
                     .db
                     .prepare_cached("UPDATE item SET due = ?, attempts = ?, error = ? WHERE id = ?")?;
                 update.execute(params![signed(due.0), attempts, error, signed(*id)])?;
+            }
+            Write::Doubt { id, doubt, lost } => {
+                let mut update = self.db.prepare_cached(
+                    "UPDATE item SET doubt = coalesce(doubt, ?), holder = ?, lost = lost + ? WHERE id = ?",
+                )?;
+                update.execute(params![signed(doubt.since.0), doubt.holder, lost, signed(*id)])?;
+            }
+            Write::Sure(id) => {
+                let mut update =
+                    self.db.prepare_cached("UPDATE item SET doubt = NULL, holder = NULL WHERE id = ?")?;
+                return Ok((update.execute([signed(*id)])? > 0).then_some(*id));
             }
             Write::Dead(about) => self.dead(about)?,
             Write::Seen { key, at } => self.saw(key, *at)?,

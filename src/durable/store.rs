@@ -54,6 +54,19 @@ pub(crate) struct Item {
     pub(crate) attempts: u32,
     /// Why the last one did.
     pub(crate) error: Option<String>,
+    /// It may have been done without our hearing of it.
+    pub(crate) doubt: Option<Doubt>,
+    /// How often whoever had it was lost.
+    pub(crate) lost: u32,
+}
+
+/// Somebody has had an item, and has not said what became of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Doubt {
+    /// Since when, at the earliest.
+    pub(crate) since: Millis,
+    /// The node id of whoever had it last.
+    pub(crate) holder: String,
 }
 
 /// Why an item became a dead letter.
@@ -65,16 +78,22 @@ pub(crate) enum Reason {
     Refused,
     /// It was not processed in its time.
     Expired,
+    /// Nobody remembers any more whether it was done.
+    Doubt,
+    /// Whoever has it is lost, again and again.
+    Lost,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 3] = [Self::Attempts, Self::Refused, Self::Expired];
+    pub(crate) const ALL: [Self; 5] = [Self::Attempts, Self::Refused, Self::Expired, Self::Doubt, Self::Lost];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Attempts => "attempts",
             Self::Refused => "refused",
             Self::Expired => "expired",
+            Self::Doubt => "doubt",
+            Self::Lost => "lost",
         }
     }
 }
@@ -144,6 +163,10 @@ pub(crate) enum Write {
     Done(Id),
     /// It failed, and is due again.
     Retry { id: Id, due: Millis, attempts: u32, error: String },
+    /// This node has it, or had it when it was `lost`, and nothing was heard. The oldest doubt counts.
+    Doubt { id: Id, doubt: Doubt, lost: bool },
+    /// Whoever had it says that it was not done.
+    Sure(Id),
     /// It is given up.
     Dead(NewLetter),
     /// It was done here.

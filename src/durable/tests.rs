@@ -125,6 +125,24 @@ fn other_files_are_left_alone() {
     assert!(Sqlite::open(&newer, "x", LIMITS).err().unwrap().to_string().contains("update ripstop"));
 }
 
+/// What a file of version 1 had, written as it was then.
+#[test]
+fn a_file_of_an_earlier_release_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    open(&path).commit(&[put("a", "one", 1)]).unwrap();
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let back = "ALTER TABLE item DROP COLUMN doubt; ALTER TABLE item DROP COLUMN holder; ALTER TABLE item DROP COLUMN lost;
+                PRAGMA user_version = 1";
+    db.execute_batch(back).unwrap();
+    drop(db);
+    let mut store = open(&path);
+    let doubt = Doubt { since: Millis(2), holder: "node-1".into() };
+    store.commit(&[Write::Doubt { id: 1, doubt: doubt.clone(), lost: true }]).unwrap();
+    let item = open(&path).item(1).unwrap().unwrap();
+    assert_eq!((&item.body[..], item.doubt, item.lost), (&b"one"[..], Some(doubt), 1));
+}
+
 /// Wherever a byte is flipped, no body comes back as another one, and nothing is missing without a word.
 #[test]
 fn a_flipped_byte_is_never_silent() {
@@ -196,6 +214,10 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (id.clone(), 0..9u32).prop_map(|(id, attempts)| Step::Write(Write::Retry {
             id, attempts, due: Millis(7), error: "again".into(),
         })),
+        3 => (id.clone(), 0..9u64, any::<bool>()).prop_map(|(id, since, lost)| Step::Write(Write::Doubt {
+            id, lost, doubt: Doubt { since: Millis(since), holder: format!("node-{since}") },
+        })),
+        2 => id.clone().prop_map(|id| Step::Write(Write::Sure(id))),
         3 => id.clone().prop_map(|id| Step::Write(dead(id))),
         2 => (1..9u64).prop_map(|letter| Step::Write(Write::Replay { letter, now: Millis(5) })),
         1 => (1..9u64).prop_map(|letter| Step::Write(Write::Purge(letter))),

@@ -1,5 +1,6 @@
 use std::{
     future::IntoFuture,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -9,6 +10,7 @@ use std::{
 
 use ripstop::{
     HandlerError, Node,
+    config::Config,
     discovery::Memory,
     fabric::{Death, Fate, PushError, StartError},
 };
@@ -354,9 +356,7 @@ async fn it_can_be_looked_at_taken_away_and_hurried() {
 #[tokio::test]
 async fn a_worker_that_says_nothing_loses_its_lease() {
     let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
-    let config = ripstop::config::Config::parse("[durable]\nlease = '1s'\nsame_first = '0s'").unwrap();
-    let shop = Node::builder("shop").config(config).local(false).mdns(false).source(lan.source());
-    let shop = shop.data_dir(dir.path()).start().await.unwrap();
+    let shop = sender(&lan, dir.path(), "lease = '1s'\nsame_first = '0s'").await;
     let mut stuck = start(&lan, "stuck").await.pull::<u32>("films").prefetch(1).await.unwrap();
     let receipt = soon(shop.push("films", &1u32).durable().into_future()).await.unwrap();
     let held = soon(stuck.recv()).await.unwrap().unwrap();
@@ -402,4 +402,111 @@ async fn another_node_can_look() {
     assert!(matches!(error, PushError::Elsewhere { .. }), "{error}");
     // It is nobody's method: nothing about it is told.
     assert!(operator.peers().await.iter().all(|peer| peer.roots.iter().all(|root| !root.starts_with('$'))));
+}
+
+/// A sender that has this to say of durable work.
+async fn sender(lan: &Memory, dir: &Path, durable: &str) -> Node {
+    let config = Config::parse(&format!("[durable]\n{durable}")).unwrap();
+    let builder = Node::builder("shop").config(config).local(false).mdns(false).source(lan.source());
+    builder.data_dir(dir).start().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_pinned_item_goes_back_to_whoever_had_it_and_to_nobody_else_until_it_is_released() {
+    let (lan, dirs) = (Memory::new(), [(); 2].map(|()| tempfile::tempdir().unwrap()));
+    let shop = sender(&lan, dirs[0].path(), "pinned = ['payments.*']\nsame_first = '0s'").await;
+    let first = with_disk(&lan, "bank", dirs[1].path()).await;
+    let mut pull = first.pull::<u32>("payments.book").await.unwrap();
+    let receipts = [
+        soon(shop.push("payments.book", &1u32).durable().into_future()).await.unwrap(),
+        soon(shop.push("payments.book", &2u32).durable().into_future()).await.unwrap(),
+    ];
+    let held = [soon(pull.recv()).await.unwrap().unwrap(), soon(pull.recv()).await.unwrap().unwrap()];
+    // They are never given back, and their instance goes: nothing says whether they were done.
+    held.into_iter().for_each(std::mem::forget);
+    let id = first.id().to_string();
+    drop(pull);
+    soon(first.drain()).await;
+    drop(first);
+    let second = start(&lan, "bank").await;
+    let mut other = second.pull::<u32>("payments.book").await.unwrap();
+    let third = soon(shop.push("payments.book", &3u32).durable().into_future()).await.unwrap();
+    let delivery = soon(other.recv()).await.unwrap().unwrap();
+    assert_eq!(delivery.body, 3, "what nobody has had goes to whoever is there");
+    delivery.ack();
+    soon(third.processed()).await.unwrap();
+    let kept = shop.kept().list("payments.book", 0, 9).await.unwrap();
+    assert!(
+        kept.iter().all(|item| item.holder.as_deref() == Some(&id) && item.in_doubt.is_some()),
+        "{kept:?}"
+    );
+    assert_eq!(kept.iter().map(|item| item.lost).collect::<Vec<_>>(), [1, 1]);
+    // Somebody knows that the first will not come back for this one.
+    assert!(shop.kept().release(receipts[0].id()).await.unwrap());
+    let delivery = soon(other.recv()).await.unwrap().unwrap();
+    assert_eq!(delivery.body, 1);
+    delivery.ack();
+    // And for the other it does.
+    let again = with_disk(&lan, "bank", dirs[1].path()).await;
+    let mut pull = again.pull::<u32>("payments.book").await.unwrap();
+    let delivery = soon(pull.recv()).await.unwrap().unwrap();
+    assert_eq!(delivery.body, 2);
+    delivery.ack();
+    for receipt in receipts {
+        assert_eq!(soon(receipt.processed()).await.unwrap(), Fate::Processed);
+    }
+}
+
+/// Pulls one item, and is lost together with it.
+async fn take_and_go(lan: &Memory, service: &str, queue: &str) {
+    let node = start(lan, service).await;
+    let mut pull = node.pull::<u32>(queue).prefetch(1).await.unwrap();
+    std::mem::forget(soon(pull.recv()).await.unwrap().unwrap());
+    drop(pull);
+    soon(node.drain()).await;
+}
+
+#[tokio::test]
+async fn what_kills_each_of_its_workers_becomes_a_dead_letter() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let shop = sender(&lan, dir.path(), "losses = 3\nsame_first = '0s'").await;
+    let receipt = soon(shop.push("films", &1u32).durable().into_future()).await.unwrap();
+    for _ in 0..3 {
+        take_and_go(&lan, "worker", "films").await;
+    }
+    let error = soon(receipt.processed()).await.unwrap_err();
+    assert!(matches!(&error, PushError::Dead { reason, .. } if reason.contains("3 times")), "{error}");
+    let letters = shop.dead_letters().list(0, 9).await.unwrap();
+    assert_eq!((letters.len(), letters[0].death, letters[0].attempts), (1, Death::Lost, 0));
+}
+
+#[tokio::test]
+async fn what_nobody_would_remember_is_not_done_again() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let shop = sender(&lan, dir.path(), "dedup_for = '50ms'\nsame_first = '0s'").await;
+    let receipt = soon(shop.push("films", &1u32).durable().into_future()).await.unwrap();
+    take_and_go(&lan, "worker", "films").await;
+    let since = loop {
+        let kept = shop.kept().get(receipt.id()).await.unwrap().unwrap();
+        if let Some(since) = kept.in_doubt {
+            break since;
+        }
+        tokio::task::yield_now().await;
+    };
+    // The window is over: time is what is waited for.
+    while since.elapsed().unwrap() < Duration::from_millis(51) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut pull = start(&lan, "worker").await.pull::<u32>("films").await.unwrap();
+    let error = soon(receipt.processed()).await.unwrap_err();
+    assert!(
+        matches!(&error, PushError::Dead { reason, .. } if reason.contains("may have been done")),
+        "{error}"
+    );
+    assert_eq!(shop.dead_letters().list(0, 9).await.unwrap()[0].death, Death::Doubt);
+    let next = soon(shop.push("films", &2u32).durable().into_future()).await.unwrap();
+    let delivery = soon(pull.recv()).await.unwrap().unwrap();
+    assert_eq!(delivery.body, 2, "the first is not handed out again");
+    delivery.ack();
+    soon(next.processed()).await.unwrap();
 }

@@ -72,6 +72,12 @@ pub(crate) enum OutboxCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
+    /// Say that whoever had these items has not done them: another may have them, also in a pinned queue
+    Release {
+        /// As listed, such as 1a2b3c4d-17
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
     /// Deliver items now, although they are scheduled for later or wait after a failure
     Flush {
         /// As listed [default: everything]

@@ -31,6 +31,7 @@ pub(crate) async fn run(common: &Common, args: OutboxArgs, mut out: Output) -> R
         OutboxCommand::List { queue: Some(queue), limit } => items(&stores, &queue, limit, &mut out).await,
         OutboxCommand::Show { id } => show(&stores, &id, &mut out).await,
         OutboxCommand::Cancel { ids } => cancel(&stores, &ids, &mut out).await,
+        OutboxCommand::Release { ids } => release(&stores, &ids, &mut out).await,
         OutboxCommand::Flush { ids } => flush(&stores, &ids, common, &mut out).await,
     };
     stores.joined.leave().await;
@@ -123,7 +124,8 @@ fn described(asked: &Asked, item: &KeptItem) -> Value {
     json!({
         "id": asked.id(item.id), "node": asked.name(), "queue": item.queue, "topic": item.topic, "key": item.key,
         "pushed": time(item.pushed), "due": time(item.due), "expires": item.expires.map(time),
-        "attempts": item.attempts, "error": item.error, "body": item.body::<Body>().ok(),
+        "attempts": item.attempts, "error": item.error, "lost": item.lost,
+        "in_doubt": item.in_doubt.map(time), "holder": item.holder, "body": item.body::<Body>().ok(),
     })
 }
 
@@ -141,12 +143,25 @@ async fn cancel(stores: &Stores, ids: &[String], out: &mut Output) -> Result<(),
         let (asked, number) = stores.find(id)?;
         if stores.kept(asked).cancel(number).await? { cancelled += 1 } else { gone.push(id.as_str()) }
     }
-    if out.json {
-        out.value(&json!({"cancelled": cancelled}))?;
-    } else {
-        out.line(format!("cancelled {cancelled}"))?;
+    told(out, "cancelled", cancelled, &gone)
+}
+
+async fn release(stores: &Stores, ids: &[String], out: &mut Output) -> Result<(), Failure> {
+    let (mut released, mut gone) = (0, Vec::new());
+    for id in ids {
+        let (asked, number) = stores.find(id)?;
+        if stores.kept(asked).release(number).await? { released += 1 } else { gone.push(id.as_str()) }
     }
-    match gone.as_slice() {
+    told(out, "released", released, &gone)
+}
+
+fn told(out: &mut Output, what: &str, count: u32, gone: &[&str]) -> Result<(), Failure> {
+    if out.json {
+        out.value(&json!({ what: count }))?;
+    } else {
+        out.line(format!("{what} {count}"))?;
+    }
+    match gone {
         [] => Ok(()),
         gone => Err(Failure::failed(format!("{} did not wait (any more)", gone.join(", ")))),
     }

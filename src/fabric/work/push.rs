@@ -322,6 +322,15 @@ impl Queue {
         }
     }
 
+    /// The node id of the puller that this key belongs to; `None`: nobody pulls.
+    #[cfg(feature = "durable")]
+    pub(super) fn owner(&self, key: &str) -> Option<String> {
+        let pullers = lock(&self.state);
+        let owner =
+            pullers.outlets.iter().max_by_key(|outlet| crate::fabric::balance::weight(&outlet.node, key))?;
+        Some(String::from_utf8_lossy(owner.node.as_deref()?).into_owned())
+    }
+
     /// Credit has come, or room, or a puller has gone.
     #[cfg(feature = "durable")]
     pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {

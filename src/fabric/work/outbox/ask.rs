@@ -32,6 +32,7 @@ pub(super) enum Ask {
     Item(u64),
     Cancel(u64),
     Flush(u64),
+    Release(u64),
     Subscriptions,
     Unsubscribe(String),
     Letters { after: u64, limit: usize },
@@ -45,7 +46,7 @@ pub(super) enum Ask {
 pub(super) enum Told {
     Queues(Vec<KeptQueue>),
     Items(Vec<KeptItem>),
-    Item(Option<KeptItem>),
+    Item(Option<Box<KeptItem>>),
     Subscriptions(Vec<KeptSubscription>),
     Letters(Vec<DeadLetter>),
     /// What it was about was there.
@@ -106,9 +107,10 @@ impl Outbox {
         Ok(match ask {
             Ask::Queues => Told::Queues(self.queues().await?),
             Ask::Items { queue, after, limit } => Told::Items(self.items(queue, after, limit).await?),
-            Ask::Item(id) => Told::Item(self.item(id).await?),
+            Ask::Item(id) => Told::Item(self.item(id).await?.map(Box::new)),
             Ask::Cancel(id) => Told::Was(self.cancel(id).await?),
             Ask::Flush(id) => Told::Was(self.flush(id).await?),
+            Ask::Release(id) => Told::Was(self.release(id).await?),
             Ask::Subscriptions => Told::Subscriptions(self.subscriptions().await),
             Ask::Unsubscribe(queue) => Told::Count(self.unregister(&queue).await?),
             Ask::Letters { after, limit } => Told::Letters(self.letters(after, limit).await?),

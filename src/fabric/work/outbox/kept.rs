@@ -49,6 +49,15 @@ pub struct KeptItem {
     pub attempts: u32,
     /// What it failed with last.
     pub error: Option<String>,
+    /// Somebody had it and has not said what became of it, since then.
+    #[serde(default)]
+    pub in_doubt: Option<SystemTime>,
+    /// The node id of whoever that was. In a pinned queue nobody else gets it: see [`Kept::release`].
+    #[serde(default)]
+    pub holder: Option<String>,
+    /// How often whoever had it was lost.
+    #[serde(default)]
+    pub lost: u32,
 }
 
 impl KeptItem {
@@ -82,6 +91,9 @@ impl From<Item> for KeptItem {
             expires: item.expires.map(crate::durable::Millis::time),
             attempts: item.attempts,
             error: item.error,
+            in_doubt: item.doubt.as_ref().map(|doubt| doubt.since.time()),
+            holder: item.doubt.map(|doubt| doubt.holder),
+            lost: item.lost,
         }
     }
 }
@@ -189,7 +201,7 @@ impl Kept {
     /// ```
     pub async fn get(&self, id: u64) -> Result<Option<KeptItem>, PushError> {
         match self.store.ask(Ask::Item(id)).await? {
-            Told::Item(item) => Ok(item),
+            Told::Item(item) => Ok(item.map(|item| *item)),
             told => Err(unexpected(&told)),
         }
     }
@@ -225,6 +237,27 @@ impl Kept {
     /// ```
     pub async fn flush(&self, id: u64) -> Result<bool, PushError> {
         match self.store.ask(Ask::Flush(id)).await? {
+            Told::Was(there) => Ok(there),
+            told => Err(unexpected(&told)),
+        }
+    }
+}
+
+impl Kept {
+    /// Says that whoever had an item has not done it, so that another may have it: of an item in a pinned queue (`durable.pinned`) whose
+    /// instance will not come back, and of one that has been in doubt for long. If it was done after all, it is done twice. Says whether
+    /// it was there.
+    ///
+    /// # Errors
+    /// As for [`Kept::queues`].
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.kept().release(7).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn release(&self, id: u64) -> Result<bool, PushError> {
+        match self.store.ask(Ask::Release(id)).await? {
             Told::Was(there) => Ok(there),
             told => Err(unexpected(&told)),
         }
@@ -336,8 +369,17 @@ impl Outbox {
     }
 
     pub(super) async fn flush(&self, id: Id) -> Result<bool, StoreError> {
+        self.move_on(id, Write::Hurry { id, now: now() }).await
+    }
+
+    pub(super) async fn release(&self, id: Id) -> Result<bool, StoreError> {
+        self.move_on(id, Write::Sure(id)).await
+    }
+
+    /// Changes an item, and has it looked at again.
+    async fn move_on(&self, id: Id, change: Write) -> Result<bool, StoreError> {
         let item = self.journal().look(move |store| store.item(id)).await?;
-        let hurried = self.journal().commit(vec![Write::Hurry { id, now: now() }]).await?;
+        let hurried = self.journal().commit(vec![change]).await?;
         if let Some(line) = item.and_then(|item| self.line(&item.queue)) {
             line.hurry(id);
         }

@@ -35,6 +35,11 @@ pub enum Death {
     Refused,
     /// It was not processed in its time.
     Expired,
+    /// Somebody had it and never said what became of it, for longer than `durable.dedup_for`: it may have been done, and nobody
+    /// would remember that any more.
+    Doubt,
+    /// Whoever had it was lost, `durable.losses` times: it may be what kills them.
+    Lost,
 }
 
 impl std::fmt::Display for Death {
@@ -43,6 +48,8 @@ impl std::fmt::Display for Death {
             Self::Attempts => Reason::Attempts.as_str(),
             Self::Refused => Reason::Refused.as_str(),
             Self::Expired => Reason::Expired.as_str(),
+            Self::Doubt => Reason::Doubt.as_str(),
+            Self::Lost => Reason::Lost.as_str(),
         })
     }
 }
@@ -120,6 +127,8 @@ impl From<Letter> for DeadLetter {
                 Reason::Attempts => Death::Attempts,
                 Reason::Refused => Death::Refused,
                 Reason::Expired => Death::Expired,
+                Reason::Doubt => Death::Doubt,
+                Reason::Lost => Death::Lost,
             },
             attempts: about.attempts,
             error: about.error,

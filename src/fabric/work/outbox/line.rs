@@ -5,21 +5,20 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque, hash_map::Entry},
+    collections::{HashMap, HashSet, VecDeque},
     pin::pin,
     sync::{Arc, Mutex, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Outbox, Patience, now};
+use super::{Outbox, Patience, desk::Desk, millis, now};
 use crate::{
-    durable::{Id, Item, Journal, Millis, NewLetter, Reason, StoreError, Write},
+    durable::{Doubt, Id, Item, Journal, Millis, NewLetter, Reason, StoreError, Write},
     envelope::{ErrorBody, Header, Kind, Verdict},
     fabric::{
         Fate,
@@ -66,7 +65,10 @@ struct State {
 pub(super) struct Sent {
     pub(super) pipe: u64,
     /// The puller's node id, as it says it.
-    node: Option<Bytes>,
+    node: String,
+    /// Whoever had it before, if that is in doubt.
+    holder: Option<String>,
+    lost: u32,
     to: String,
     since: Instant,
     attempts: u32,
@@ -81,11 +83,13 @@ struct Told {
 enum Outcome {
     Done,
     Failed(Sent, ErrorBody),
-    /// Nothing says that anybody has worked on it.
-    Untouched,
+    /// Whoever had it last has not worked on it.
+    Untouched(Sent),
     /// The connection has ended, or nothing was heard for too long.
     Lost(Sent),
     Expired(u32),
+    /// Nobody would remember any more whether it was done.
+    Doubtful(u32),
 }
 
 impl Line {
@@ -107,7 +111,7 @@ impl Line {
         let Some(sent) = state.sent.remove(&id) else { return };
         let outcome = match error {
             None => Outcome::Done,
-            Some(error) if error.retry == Some(Verdict::Elsewhere) => Outcome::Untouched,
+            Some(error) if error.retry == Some(Verdict::Elsewhere) => Outcome::Untouched(sent),
             Some(error) => Outcome::Failed(sent, error),
         };
         state.told.push(Told { id, outcome });
@@ -198,111 +202,13 @@ impl Drop for Entering<'_> {
     }
 }
 
-/// An item that is to be handed to a puller.
-struct Ready {
-    item: Item,
-    /// Where it may have been worked on already: it goes back there, until then.
-    doubt: Option<(Bytes, Instant)>,
-}
-
-/// What a line has read and not sent.
-#[derive(Default)]
-struct Desk {
-    /// The last id that was read.
-    cursor: Id,
-    /// There may be more behind it.
-    more: bool,
-    ready: VecDeque<Ready>,
-    /// Read, and not due yet.
-    later: BinaryHeap<Reverse<(Millis, Id)>>,
-    /// Due, and to be read again.
-    due: Vec<Id>,
-    doubt: HashMap<Id, (Bytes, Instant)>,
-    keys: Keys,
-    /// No puller takes anything now.
-    full: bool,
-}
-
-/// Keys of which an item is on its way, and what waits behind it.
-#[derive(Default)]
-struct Keys {
-    owners: HashMap<Id, String>,
-    waiting: HashMap<String, VecDeque<Id>>,
-}
-
-impl Keys {
-    /// `true`: it may go on; `false`: it waits for the one that is on its way.
-    fn enter(&mut self, id: Id, key: &str) -> bool {
-        if self.owners.contains_key(&id) {
-            return true;
-        }
-        match self.waiting.entry(key.to_owned()) {
-            Entry::Occupied(mut waiting) => {
-                waiting.get_mut().push_back(id);
-                false
-            }
-            Entry::Vacant(vacant) => {
-                vacant.insert(VecDeque::new());
-                self.owners.insert(id, key.to_owned());
-                true
-            }
-        }
-    }
-
-    /// It is gone: the next of its key.
-    fn leave(&mut self, id: Id) -> Option<Id> {
-        let key = self.owners.remove(&id)?;
-        let Entry::Occupied(mut waiting) = self.waiting.entry(key) else { return None };
-        let Some(next) = waiting.get_mut().pop_front() else {
-            waiting.remove();
-            return None;
-        };
-        self.owners.insert(next, waiting.key().clone());
-        Some(next)
-    }
-}
-
-impl Desk {
-    /// An item was read: it is handed out now, later, or after others of its key.
-    fn admit(&mut self, item: Item, time: Millis) {
-        let late = item.due > time;
-        // One that has failed holds its key until its next attempt; one that is scheduled does not.
-        if (!late || item.attempts > 0)
-            && let Some(key) = &item.labels.key
-            && !self.keys.enter(item.id, key)
-        {
-            return;
-        }
-        if late {
-            return self.later.push(Reverse((item.due, item.id)));
-        }
-        let doubt = self.doubt.remove(&item.id);
-        self.ready.push_back(Ready { item, doubt });
-    }
-
-    /// It is owed no more.
-    fn leave(&mut self, id: Id) {
-        self.doubt.remove(&id);
-        self.due.extend(self.keys.leave(id));
-    }
-
-    /// When there is something to do, if nobody says anything.
-    fn next(&self, time: Millis) -> Option<Duration> {
-        let due =
-            self.later.peek().map(|Reverse((due, _))| Duration::from_millis(due.0.saturating_sub(time.0)));
-        let now = Instant::now();
-        // The first that has waited long enough for its instance: few, and only while one is away.
-        let doubt =
-            self.ready.iter().filter_map(|ready| ready.doubt.as_ref()).map(|(_, until)| *until - now).min();
-        [due, doubt].into_iter().flatten().min()
-    }
-}
-
 /// The task of one line.
 pub(super) struct Task {
     pub(super) shared: Weak<Shared>,
     pub(super) journal: Journal,
     pub(super) patience: Patience,
+    /// What somebody has had goes to nobody else.
+    pub(super) pinned: bool,
     pub(super) fence: Arc<AtomicU64>,
     pub(super) line: Arc<Line>,
 }
@@ -317,7 +223,7 @@ impl Task {
     async fn deliver(&self) {
         let line = &*self.line;
         let Some(mut phase) = self.shared.upgrade().map(|shared| shared.phase.subscribe()) else { return };
-        let mut desk = Desk { more: true, ..Desk::default() };
+        let mut desk = Desk::new();
         loop {
             let mut woken = pin!(line.wake.notified());
             woken.as_mut().enable();
@@ -368,6 +274,11 @@ impl Task {
                 due.extend((!stays).then_some(*id));
                 stays
             });
+            desk.ready.retain(|ready| {
+                let stays = !hurried.contains(&ready.item.id);
+                due.extend((!stays).then_some(ready.item.id));
+                stays
+            });
         }
         while desk.due.len() < PAGE && desk.later.peek().is_some_and(|Reverse((at, _))| *at <= time) {
             desk.due.extend(desk.later.pop().map(|Reverse((_, id))| id));
@@ -380,7 +291,7 @@ impl Task {
             let items = self.journal.look(read).await?;
             desk.due.clear();
             let found: HashSet<_> = items.iter().map(|item| item.id).collect();
-            items.into_iter().for_each(|item| desk.admit(item, time));
+            items.into_iter().for_each(|item| desk.admit(item, time, self.patience.same_first));
             // Somebody has taken it away.
             ids.into_iter().filter(|id| !found.contains(id)).for_each(|id| desk.leave(id));
         }
@@ -390,10 +301,35 @@ impl Task {
             desk.more = !page.is_empty();
             for item in page {
                 desk.cursor = item.id;
-                desk.admit(item, time);
+                desk.admit(item, time, self.patience.same_first);
             }
         }
+        if self.pinned {
+            self.pin(queue, desk, time).await?;
+        }
         self.offer(queue, desk, time);
+        Ok(())
+    }
+
+    /// Writes down who is to have what nobody has had yet, before it does.
+    async fn pin(&self, queue: &Queue, desk: &mut Desk, since: Millis) -> Result<(), StoreError> {
+        let free = desk.ready.iter_mut().map(|ready| &mut ready.item).filter(|item| item.doubt.is_none());
+        let pinned = free.map_while(|item| {
+            let id = item.id.to_string();
+            let holder = queue.owner(item.labels.key.as_deref().unwrap_or(&id))?;
+            Some((item, Doubt { since, holder }))
+        });
+        let pinned: Vec<_> = pinned.collect();
+        if pinned.is_empty() {
+            return Ok(());
+        }
+        let write = |(item, doubt): &(&mut Item, Doubt)| Write::Doubt {
+            id: item.id,
+            doubt: doubt.clone(),
+            lost: false,
+        };
+        self.journal.commit(pinned.iter().map(write).collect()).await?;
+        pinned.into_iter().for_each(|(item, doubt)| item.doubt = Some(doubt));
         Ok(())
     }
 
@@ -408,7 +344,7 @@ impl Task {
             return Ok(());
         }
         let time = now();
-        let writes: Vec<_> = told.iter().filter_map(|told| self.write_of(told, time)).collect();
+        let writes: Vec<_> = told.iter().flat_map(|told| self.writes_of(told, time)).flatten().collect();
         if !writes.is_empty()
             && let Err(error) = self.journal.commit(writes.clone()).await
         {
@@ -418,59 +354,70 @@ impl Task {
         for write in writes {
             self.written(write, desk);
         }
-        for Told { id, outcome } in told {
-            match outcome {
-                Outcome::Untouched => desk.due.push(id),
-                Outcome::Lost(sent) => {
-                    let until = Instant::now() + self.patience.same_first;
-                    desk.doubt.extend(sent.node.map(|node| (id, (node, until))));
-                    desk.due.push(id);
-                }
-                _ => {}
-            }
-        }
+        // Read again with what has been written of it.
+        let again =
+            |told: Told| matches!(told.outcome, Outcome::Untouched(_) | Outcome::Lost(_)).then_some(told.id);
+        desk.due.extend(told.into_iter().filter_map(again));
         Ok(())
     }
 
-    fn write_of(&self, told: &Told, died: Millis) -> Option<Write> {
-        let item = told.id;
-        match &told.outcome {
-            Outcome::Done => Some(Write::Done(item)),
-            Outcome::Untouched | Outcome::Lost(_) => None,
-            Outcome::Expired(attempts) => Some(Write::Dead(NewLetter {
-                item,
-                reason: Reason::Expired,
-                died,
-                attempts: *attempts,
-                error: "it was not processed in its time".into(),
+    /// What is to be written of an item.
+    fn writes_of(&self, told: &Told, now: Millis) -> [Option<Write>; 2] {
+        let id = told.id;
+        let sure = |sent: &Sent| (sent.holder.as_ref() == Some(&sent.node)).then_some(Write::Sure(id));
+        let dead = |reason, attempts, error: String| {
+            let instance = None;
+            Some(Write::Dead(NewLetter {
+                item: id,
+                reason,
+                died: now,
+                attempts,
+                error,
                 chain: Vec::new(),
-                instance: None,
-            })),
-            Outcome::Failed(sent, error) => {
-                let refused = error.retry == Some(Verdict::Never);
-                let attempts = sent.attempts + 1;
-                Some(match refused || attempts >= self.patience.attempts {
-                    true => Write::Dead(NewLetter {
-                        item,
-                        reason: if refused { Reason::Refused } else { Reason::Attempts },
-                        died,
-                        attempts,
-                        error: error.message.clone(),
-                        chain: error.chain.clone(),
-                        instance: Some(sent.to.clone()),
-                    }),
-                    false => {
-                        let pause = error.retry_after_ms.unwrap_or_else(|| self.patience.pause(attempts));
-                        Write::Retry {
-                            id: item,
-                            due: died.after(pause),
-                            attempts,
-                            error: error.message.clone(),
-                        }
-                    }
-                })
+                instance,
+            }))
+        };
+        match &told.outcome {
+            Outcome::Done => [Some(Write::Done(id)), None],
+            Outcome::Untouched(sent) => [sure(sent), None],
+            Outcome::Lost(sent) if sent.lost + 1 >= self.patience.losses => {
+                let error =
+                    format!("whoever had it was lost, {} times, the last time {}", sent.lost + 1, sent.to);
+                [dead(Reason::Lost, sent.attempts, error), None]
             }
+            Outcome::Lost(sent) => {
+                let doubt = Doubt { since: now, holder: sent.node.clone() };
+                [Some(Write::Doubt { id, doubt, lost: true }), None]
+            }
+            Outcome::Expired(attempts) => {
+                [dead(Reason::Expired, *attempts, "it was not processed in its time".into()), None]
+            }
+            Outcome::Doubtful(attempts) => {
+                let error =
+                    "it may have been done, and nobody would remember that any more: release it or purge it";
+                [dead(Reason::Doubt, *attempts, error.into()), None]
+            }
+            Outcome::Failed(sent, error) => [Some(self.failed(id, sent, error, now)), sure(sent)],
         }
+    }
+
+    fn failed(&self, id: Id, sent: &Sent, error: &ErrorBody, now: Millis) -> Write {
+        let refused = error.retry == Some(Verdict::Never);
+        let attempts = sent.attempts + 1;
+        let message = error.message.clone();
+        if refused || attempts >= self.patience.attempts {
+            return Write::Dead(NewLetter {
+                item: id,
+                reason: if refused { Reason::Refused } else { Reason::Attempts },
+                died: now,
+                attempts,
+                error: message,
+                chain: error.chain.clone(),
+                instance: Some(sent.to.clone()),
+            });
+        }
+        let pause = error.retry_after_ms.unwrap_or_else(|| self.patience.pause(attempts));
+        Write::Retry { id, due: now.after(pause), attempts, error: message }
     }
 
     fn written(&self, write: Write, desk: &mut Desk) {
@@ -510,9 +457,19 @@ impl Task {
                 self.line.wake.notify_one();
                 continue;
             }
-            let choice = match (&item.labels.key, &ready.doubt) {
-                (Some(key), _) => Choice::Key(key),
-                (None, Some((node, until))) if *until > instant => Choice::Node(node),
+            if item.doubt.as_ref().is_some_and(|doubt| doubt.since.after(millis(self.patience.doubt)) <= time)
+            {
+                let outcome = Outcome::Doubtful(item.attempts);
+                lock(&self.line.state).told.push(Told { id: item.id, outcome });
+                self.line.wake.notify_one();
+                continue;
+            }
+            let choice = match (&item.labels.key, &ready.doubt, &item.doubt) {
+                (_, _, Some(doubt)) if self.pinned => Choice::Node(doubt.holder.as_bytes()),
+                (Some(key), ..) => Choice::Key(key),
+                (None, Some((node, until)), _) if *until > instant => Choice::Node(node.as_bytes()),
+                // Nobody is there to whom it could be pinned.
+                _ if self.pinned => Choice::Node(&[]),
                 _ => Choice::Any,
             };
             match self.hand_out(queue, item, choice) {
@@ -550,7 +507,9 @@ impl Task {
         queue.offer_to(&outgoing, choice, |pipe| {
             let sent = Sent {
                 pipe: pipe.id(),
-                node: pipe.peer().and_then(|peer| peer.property(property::NODE).cloned()),
+                node: node_of(pipe),
+                holder: item.doubt.as_ref().map(|doubt| doubt.holder.clone()),
+                lost: item.lost,
                 to: pipe.origin().remote().to_owned(),
                 since: Instant::now(),
                 attempts: item.attempts,
@@ -558,4 +517,11 @@ impl Task {
             state.sent.insert(item.id, sent);
         })
     }
+}
+
+/// A peer's node id, as it says it; empty for one that says none.
+fn node_of(pipe: &Pipe) -> String {
+    let peer = pipe.peer();
+    let said = peer.as_ref().and_then(|peer| peer.property(property::NODE));
+    said.map(|said| String::from_utf8_lossy(said).into_owned()).unwrap_or_default()
 }

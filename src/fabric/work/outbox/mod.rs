@@ -10,6 +10,7 @@
 //! ```
 
 mod ask;
+mod desk;
 mod groups;
 pub(crate) mod kept;
 pub(crate) mod letters;
@@ -30,7 +31,7 @@ use dashmap::DashMap;
 use crate::{
     config::DurableConfig,
     durable::{Id, Journal, Millis, ReplyKey, SeenKey, StoreError, Write},
-    envelope::ErrorBody,
+    envelope::{ErrorBody, Pattern},
     fabric::{
         calls::server::{Busy, Working},
         error::PushError,
@@ -47,6 +48,8 @@ pub(crate) struct Outbox {
     shared: Weak<Shared>,
     journal: Journal,
     patience: Patience,
+    /// Queues whose items go to nobody else than who had them first.
+    pinned: Vec<Pattern>,
     lines: DashMap<String, Arc<Line>>,
     groups: groups::Groups,
     /// Numbers deliveries, rising over all starts of this node.
@@ -61,6 +64,10 @@ struct Patience {
     retry: (Duration, Duration),
     lease: Duration,
     same_first: Duration,
+    /// In doubt for longer than this, an item is given up.
+    doubt: Duration,
+    /// And so is one that was lost so often together with whoever had it.
+    losses: u32,
 }
 
 impl Patience {
@@ -100,7 +107,11 @@ impl Outbox {
                 retry: (config.retry_min, config.retry_max),
                 lease: config.lease,
                 same_first: config.same_first,
+                doubt: config.dedup_for,
+                losses: config.losses,
             },
+            // It was checked when it was read.
+            pinned: config.pinned.iter().filter_map(|pinned| Pattern::parse(pinned).ok()).collect(),
             lines: DashMap::new(),
             groups: groups::Groups::new(config),
             // The epoch is counted on disk: what an earlier start has given out is lower.
@@ -158,6 +169,7 @@ impl Outbox {
                 shared: self.shared.clone(),
                 journal: self.journal.clone(),
                 patience: self.patience,
+                pinned: self.pinned.iter().any(|pinned| pinned.matches(queue)),
                 fence: self.fence.clone(),
                 line: line.clone(),
             };
