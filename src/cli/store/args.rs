@@ -72,7 +72,7 @@ pub(crate) enum OutboxCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Say that whoever had these items has not done them: another may have them, also in a pinned queue
+    /// Let another have items whose worker will not say what became of them
     Release {
         /// As listed, such as 1a2b3c4d-17
         #[arg(required = true)]
