@@ -1,6 +1,6 @@
 //! What is kept on disk, from the command line.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, io::Write, os::unix::fs::PermissionsExt};
 
 use serde_json::{Value, json};
 
@@ -183,4 +183,43 @@ fn a_store_is_looked_after_and_wrong_usage_is_told() {
     .unwrap();
     let other = place.run(&["store", "check", "--data-dir", "d"]);
     assert!(other.code == Some(2) && other.err.contains("RS0601"), "{other:?}");
+}
+
+/// A command hears of it when a threshold is passed, and when it is not any more.
+#[test]
+fn a_threshold_that_is_passed_runs_a_command() {
+    let place = Place::new();
+    let dir = place.path().join("shop").display().to_string();
+    let mut waits =
+        place.begin(&["push", "emails", "-", "--durable", "--timeout", "50s", "--data-dir", &dir]);
+    waits.stdin.take().unwrap().write_all(b"1\n2\n").unwrap();
+    let watch = ["outbox", "watch", "--items", "1", "--age", "1h", "--letters", "0", "--json"];
+    let watching = place.begin(&[&watch[..], &["--every", "20ms", "--run", "cat >> told"]].concat());
+    let over: Value = serde_json::from_str(&watching.line()).unwrap();
+    assert_eq!(
+        (&over["alert"], &over["queue"], &over["what"]),
+        (&json!("over"), &json!("emails"), &json!("items"))
+    );
+    assert_eq!((&over["value"], &over["limit"]), (&json!(2), &json!(1)));
+    let once = place.run(&["outbox", "watch", "--items", "1", "--once"]);
+    assert!(once.code == Some(1) && once.out.contains("emails: items 2, over 1"), "{once:?}");
+    let once = place.run(&["outbox", "watch", "--items", "2", "--letters", "0", "--once"]);
+    assert_eq!((once.code, once.out.as_str()), (Some(0), ""), "{once:?}");
+
+    assert_eq!(place.run(&["pull", "emails", "--count", "1"]).code, Some(0));
+    let back: Value = serde_json::from_str(&watching.line()).unwrap();
+    assert_eq!(
+        (&back["alert"], &back["what"], &back["node"]),
+        (&json!("back"), &json!("items"), &over["node"])
+    );
+    // It says so, and then has the command run; the next look comes after that.
+    let told = loop {
+        let told = fs::read_to_string(place.path().join("told")).unwrap();
+        if told.lines().count() == 2 {
+            break told;
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(values(&told), [over, back]);
+    assert_eq!(place.run(&["outbox", "watch", "--once"]).code, Some(2), "nothing to watch for");
 }

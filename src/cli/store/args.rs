@@ -78,11 +78,41 @@ pub(crate) enum OutboxCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
+    /// Say when too much waits, or for too long, and run a command then
+    Watch(WatchArgs),
     /// Deliver items now, although they are scheduled for later or wait after a failure
     Flush {
         /// As listed [default: everything]
         ids: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("threshold").required(true).multiple(true).args(["items", "age", "letters"]))]
+#[command(after_help = "\
+Examples:
+  ripstop outbox watch --items 10000 --age 10m --run 'mail -s ripstop ops@example.com'
+  ripstop outbox watch --letters 0 --once || echo 'look at ripstop dlq list'
+The command is told on its standard input, as one line of JSON, when a threshold is passed and when it is not any more.")]
+pub(crate) struct WatchArgs {
+    /// More items in a queue than this
+    #[arg(long, value_name = "N")]
+    pub(crate) items: Option<u64>,
+    /// An item that has waited for longer than this
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    pub(crate) age: Option<Duration>,
+    /// More dead letters at a node than this
+    #[arg(long, value_name = "N")]
+    pub(crate) letters: Option<u64>,
+    /// How often to look
+    #[arg(long, value_name = "DUR", value_parser = duration, default_value = "10s")]
+    pub(crate) every: Duration,
+    /// Shell command to run
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) run: Option<String>,
+    /// Look once, and fail if a threshold is passed
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ pub(crate) mod dlq;
 pub(crate) mod outbox;
 pub(crate) mod send;
 mod stores;
+mod watch;
 
 use ripstop::durable::StoreFile;
 use serde_json::json;

@@ -25,8 +25,12 @@ const LOOK: Duration = Duration::from_millis(20);
 const PAGE: usize = 1000;
 
 pub(crate) async fn run(common: &Common, args: OutboxArgs, mut out: Output) -> Result<(), Failure> {
+    if let OutboxCommand::Watch(watch) = &args.command {
+        return super::watch::run(common, &args.place, watch, out).await;
+    }
     let stores = Stores::open(common, &args.place).await?;
     let done = match args.command {
+        OutboxCommand::Watch(_) => Ok(()),
         OutboxCommand::List { queue: None, .. } => queues(&stores, &mut out).await,
         OutboxCommand::List { queue: Some(queue), limit } => items(&stores, &queue, limit, &mut out).await,
         OutboxCommand::Show { id } => show(&stores, &id, &mut out).await,

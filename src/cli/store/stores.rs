@@ -43,6 +43,8 @@ impl Asked {
 /// All stores.
 pub(super) struct Stores {
     pub(super) joined: Joined,
+    /// The command has one itself.
+    own: bool,
     pub(super) asked: Vec<Asked>,
 }
 
@@ -72,11 +74,17 @@ impl Stores {
         if place.data_dir.is_some() && !has_store(&dir) {
             return Err(Failure::usage(format!("there is no store in {}", dir.display())));
         }
-        let (joined, own) = if has_store(&dir) {
+        let own = Some(dir).filter(|dir| has_store(dir));
+        Self::with(common, own, place.data_dir.is_some()).await
+    }
+
+    /// Finds everyone. A directory that was not `named` is left to another command that is at work with it.
+    pub(super) async fn with(common: &Common, dir: Option<PathBuf>, named: bool) -> Result<Self, Failure> {
+        let (joined, own) = if let Some(dir) = dir {
             match join::start(common, None, "", Some(dir)).await {
                 Ok(joined) => (joined, true),
                 // Another command is at work with it; its node is among the others.
-                Err(error) if place.data_dir.is_none() && error.has_code("RS0408") => {
+                Err(error) if !named && error.has_code("RS0408") => {
                     (join::join(common, None, "").await?, false)
                 }
                 Err(error) => return Err(error),
@@ -85,16 +93,19 @@ impl Stores {
             (join::join(common, None, "").await?, false)
         };
         settle(&joined, common.timeout.unwrap_or(crate::peers::AT_MOST)).await;
-        let mut asked = Vec::new();
-        if own {
-            let service = joined.node.service().to_owned();
-            asked.push(Asked { node: joined.node.id(), service, own: true });
-        }
-        let others = joined.node.peers().await.into_iter().filter(|peer| peer.rtt.is_some());
-        asked.extend(
-            others.filter_map(|peer| Some(Asked { node: peer.node?, service: peer.service, own: false })),
-        );
-        Ok(Self { joined, asked })
+        let mut stores = Self { joined, own, asked: Vec::new() };
+        stores.look_again().await;
+        Ok(stores)
+    }
+
+    /// Who is there now.
+    pub(super) async fn look_again(&mut self) {
+        let node = &self.joined.node;
+        let own = Asked { node: node.id(), service: node.service().to_owned(), own: true };
+        let others = node.peers().await.into_iter().filter(|peer| peer.rtt.is_some());
+        let others =
+            others.filter_map(|peer| Some(Asked { node: peer.node?, service: peer.service, own: false }));
+        self.asked = self.own.then_some(own).into_iter().chain(others).collect();
     }
 
     pub(super) fn kept(&self, of: &Asked) -> Kept {
