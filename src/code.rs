@@ -1,6 +1,10 @@
 //! What every error says beside its text: whose fault it was, and a stable code.
 
+mod explained;
+
 use std::fmt;
+
+pub use explained::{Again, Explained, explain, explained};
 
 /// Whose fault an error was: where to look first.
 ///

@@ -30,6 +30,7 @@
 //! | `curve` | yes | CURVE, ZeroMQ's encryption: for sockets, and for foreign clients of a node with keys |
 //! | `durable` | yes | work that waits on disk until it is processed; the build needs a C compiler, for SQLite |
 //! | `mdns` | yes | discovery on a local network by multicast DNS |
+//! | `observe` | yes | an endpoint for Prometheus and for health checks |
 //! | `tls` | yes | TLS 1.3 between nodes, identities and permissions; the build needs a C compiler, for aws-lc |
 //! | `zeromq` | no | module `interop`: for services written on the `zeromq` crate |
 //!
@@ -41,6 +42,7 @@
 //! | [`durable`] | what is owed and what was done, on disk |
 //! | [`config`] | `ripstop.toml` and the environment |
 //! | [`security`] | who may: identities, keys, permissions |
+//! | [`observe`] | what a node says of itself: calls, queues, health |
 //! | [`envelope`] | what a message says: header, body, subjects |
 //! | [`socket`] | ZeroMQ-style sockets, for their own sake |
 //! | [`zmtp`] | the protocol, pure: bytes and time in, messages out |
@@ -58,6 +60,7 @@ pub mod fabric;
 #[cfg(feature = "zeromq")]
 pub mod interop;
 pub mod message;
+pub mod observe;
 pub mod security;
 pub mod socket;
 mod sync;

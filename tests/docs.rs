@@ -335,6 +335,11 @@ fn the_configuration_does_what_its_document_says() {
 }
 
 #[test]
+fn observability_does_what_its_document_says() {
+    run("docs/observability.md", None);
+}
+
+#[test]
 fn security_does_what_its_document_says() {
     run("docs/security.md", None);
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use ripstop::config::{AllowRule, Config, DurableConfig, GroupConfig, PeerConfig, SecurityConfig};
+use ripstop::config::{
+    AllowRule, Config, DurableConfig, GroupConfig, ObserveConfig, PeerConfig, SecurityConfig,
+};
 
 const SAMPLE: &str = include_str!("../examples/ripstop.toml");
 
@@ -95,6 +97,7 @@ fn every_key_is_there_and_the_examples_are_right() {
         limits: default.limits,
         timeouts: default.timeouts,
         durable: DurableConfig { groups: vec![GroupConfig::new("billing", "orders.*")], ..default.durable },
+        observe: ObserveConfig { listen: Some("127.0.0.1:9464".into()) },
     };
     let sample = with_examples();
     assert_eq!(Config::parse(&sample).unwrap(), everything);

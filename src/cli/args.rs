@@ -80,6 +80,14 @@ pub(crate) enum Command {
     Store(crate::store::args::StoreArgs),
     /// Show who is in the fabric
     Peers(PeersArgs),
+    /// Ask each instance of a service whether it is there, and how fast
+    Ping(crate::observe::args::PingArgs),
+    /// Show rates, times, errors and what waits, by service
+    Stats(crate::observe::args::StatsArgs),
+    /// Say whether services are ready, with an exit code
+    Health(crate::observe::args::HealthArgs),
+    /// Explain an error code
+    Errors(crate::observe::args::ErrorsArgs),
     /// Make keys and certificates for secure nodes
     #[cfg(feature = "tls")]
     Keys(crate::keys::args::KeysArgs),

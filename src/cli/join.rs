@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What a node is called that only asks, listens or sends.
-const CLIENT: &str = "cli";
+pub(crate) const CLIENT: &str = "cli";
 /// How long a command waits at its end for what is still to be written; the peers need no more than a moment.
 const LEAVE: Duration = Duration::from_secs(5);
 

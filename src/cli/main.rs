@@ -9,6 +9,7 @@ mod input;
 mod join;
 #[cfg(feature = "tls")]
 mod keys;
+mod observe;
 mod output;
 mod peers;
 mod pub_sub;
@@ -69,6 +70,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Groups(args) => store::outbox::groups(&common, args, out).await,
         Command::Store(args) => store::run(&common, &args, out),
         Command::Peers(args) => peers::run(&common, args, out).await,
+        Command::Ping(args) => observe::ping::run(&common, args, out).await,
+        Command::Stats(args) => observe::stats::run(&common, args, out).await,
+        Command::Health(args) => observe::health::run(&common, args, out).await,
+        Command::Errors(args) => observe::errors::run(&args, out),
         #[cfg(feature = "tls")]
         Command::Keys(args) => keys::run(&common, args, out),
         Command::Socket(args) => socket::run(&common, args, out).await,

@@ -165,6 +165,7 @@ pub(super) fn check(config: &Config, place: impl Fn(&str) -> String) -> Result<(
             .and_then(|pattern| group_queue(&group.name, &pattern).map(drop))
             .map_err(|reason| wrong(&format!("durable.groups.{index}.pattern"), reason))?;
     }
+    config.observe.address().map_err(|reason| wrong("observe.listen", reason))?;
     let timeouts = &config.timeouts;
     for (key, value) in [
         ("call", timeouts.call),

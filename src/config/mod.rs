@@ -79,6 +79,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What is kept in `data_dir` until somebody has processed it.
     pub durable: DurableConfig,
+    /// How the node is seen.
+    pub observe: ObserveConfig,
 }
 
 /// One of `[[peers]]`.
@@ -426,7 +428,46 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             durable: DurableConfig::default(),
+            observe: ObserveConfig::default(),
         }
+    }
+}
+
+/// `[observe]`: how the node is seen.
+///
+/// ```
+/// assert_eq!(ripstop::config::ObserveConfig::default().listen, None);
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObserveConfig {
+    /// Where `/metrics`, `/healthz` and `/readyz` are answered, by plain HTTP and without a password: an address and a port, or a port
+    /// alone, which is on loopback. It takes the feature `observe`. Default: nowhere.
+    #[serde(deserialize_with = "values::text_or_number")]
+    pub listen: Option<String>,
+}
+
+impl ObserveConfig {
+    /// The address that `listen` means; a port alone is on loopback.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    ///
+    /// ```
+    /// use ripstop::config::ObserveConfig;
+    /// let observe = ObserveConfig { listen: Some("9464".into()) };
+    /// assert_eq!(observe.address(), Ok(Some("127.0.0.1:9464".parse().unwrap())));
+    /// ```
+    pub fn address(&self) -> Result<Option<std::net::SocketAddr>, String> {
+        let Some(text) = self.listen.as_deref().map(str::trim) else { return Ok(None) };
+        let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>();
+        let address = port.map(|port| (std::net::Ipv4Addr::LOCALHOST, port).into()).or_else(|_| text.parse());
+        let wrong = |_| {
+            format!(
+                "`{text}` is no address with a port: write one such as \"127.0.0.1:9464\", or a port alone"
+            )
+        };
+        address.map(Some).map_err(wrong)
     }
 }
 

@@ -58,6 +58,21 @@ pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, 
     deserializer.deserialize_any(Size)
 }
 
+/// Text, or a number that is taken as text: the environment makes a number of what looks like one.
+pub(super) fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Text(String),
+        Number(u16),
+    }
+    let either = <Option<Either> as serde::Deserialize>::deserialize(deserializer)?;
+    Ok(either.map(|either| match either {
+        Either::Text(text) => text,
+        Either::Number(number) => number.to_string(),
+    }))
+}
+
 fn parse_size(text: &str) -> Option<usize> {
     let text = text.trim();
     let digits = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'_').count();

@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    config::{AllowRule, Config, Loaded, PeerConfig, advertised},
+    config::{AllowRule, Config, ConfigError, Loaded, PeerConfig, advertised},
     discovery::{Directory, Local, Source, Static, StaticFile},
     endpoint::Endpoint,
     envelope::{self, check_subject},
@@ -29,6 +29,7 @@ use crate::{
         guard::{Guard, KeyStore},
         hub::Hub,
         identity::{self, Identity},
+        observe::{self, Counted},
         resilience::{
             policy::{Policy, Targets},
             retry::Backoff,
@@ -333,7 +334,13 @@ impl NodeBuilder {
         let table = [self.config.allow.as_slice(), self.rules.as_slice()].concat();
         let table = Permissions::new(&table, self.config.security.deny_by_default)?;
         let guard = Guard::new(keys.clone(), table, self.authoriser.take());
+        #[cfg(feature = "observe")]
+        let endpoint = self.open_endpoint().await?;
+        #[cfg(not(feature = "observe"))]
+        self.no_endpoint()?;
+        crate::observe::names::describe();
         let shared = self.shared(identity, guard);
+        observe::own::offer(&shared);
         let hub = Arc::new(Hub {
             shared: Arc::downgrade(&shared),
             calls: Arc::new(CallsCore(shared.methods.clone())),
@@ -373,6 +380,11 @@ impl NodeBuilder {
             open_outbox(dir.clone(), &shared, &self.config.durable).await?;
         }
         shared.spawn(Shared::reconciler(Arc::downgrade(&shared)));
+        shared.spawn(observe::keep(Arc::downgrade(&shared)));
+        #[cfg(feature = "observe")]
+        if let Some(endpoint) = endpoint {
+            observe::watch(&shared, endpoint);
+        }
         if let Some(keys) = keys {
             self.follow_changes(&shared, keys);
         }
@@ -385,6 +397,29 @@ impl NodeBuilder {
     #[cfg(not(feature = "tls"))]
     fn follow_changes(&self, _: &Arc<Shared>, keys: Arc<KeyStore>) {
         match *keys {}
+    }
+
+    /// The observe endpoint's port and, before anything is counted, the recorder whose numbers it serves.
+    #[cfg(feature = "observe")]
+    async fn open_endpoint(&self) -> Result<Option<tokio::net::TcpListener>, StartError> {
+        use crate::observe::endpoint;
+        let wrong = |reason| ConfigError::Value { place: "observe.listen".into(), reason };
+        let Some(address) = self.config.observe.address().map_err(wrong)? else { return Ok(None) };
+        let listener = endpoint::bind(address).await.map_err(|error| StartError::Listen {
+            endpoint: format!("http://{address}, as [observe] listen says"),
+            reason: error.to_string(),
+        })?;
+        endpoint::install();
+        Ok(Some(listener))
+    }
+
+    #[cfg(not(feature = "observe"))]
+    fn no_endpoint(&self) -> Result<(), StartError> {
+        if self.config.observe.listen.is_none() {
+            return Ok(());
+        }
+        let reason = "this program was built without the feature `observe`, which that takes".into();
+        Err(ConfigError::Value { place: "observe.listen".into(), reason }.into())
     }
 
     /// Opens the keys, if there are any, and makes sure that they are this node's.
@@ -505,6 +540,8 @@ impl NodeBuilder {
             #[cfg(feature = "durable")]
             outbox: std::sync::OnceLock::new(),
             pulls: Arc::new(Pulls::new(me.clone())),
+            counted: Counted::new(),
+            config: RwLock::new(Config { service: Some(self.service.clone()), ..config.clone() }),
             guard,
             monitor: Reporter::default(),
             gate: Gate::new(gate),

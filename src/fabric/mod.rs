@@ -11,6 +11,7 @@
 //! calls     request-reply        events   pub-sub        work   push-pull with credit
 //! balance   power of two choices drain    leaving        peers  who is there
 //! resilience  budget of retries, and what else keeps one service's trouble its own
+//! observe   what is counted, and what $node subjects say
 //! guard     who may               reload   keys and rules that change
 //! effect    what is done once
 //! ```
@@ -42,6 +43,7 @@ mod identity;
 mod inbox;
 mod link;
 mod node;
+mod observe;
 mod peers;
 #[cfg(feature = "tls")]
 mod reload;
@@ -69,6 +71,7 @@ pub use events::{
 };
 pub use fate::{DropReason, Fate};
 pub use node::Node;
+pub use observe::inspect::Inspect;
 pub use peers::{PeerEvent, PeerInfo, PeerWatch};
 #[cfg(feature = "durable")]
 pub use work::outbox::{

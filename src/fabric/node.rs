@@ -19,10 +19,12 @@ use crate::{
         drain,
         error::{HandlerError, StartError},
         events::{publisher::Publish, subscription::Subscribe},
+        observe::inspect::Inspect,
         peers::{PeerInfo, PeerWatch},
         shared::Shared,
         work::{pull::PullBuilder, push::Push, worker::Work},
     },
+    observe::{NodeHealth, NodeStats},
     sync::lock,
 };
 
@@ -321,6 +323,43 @@ impl Node {
     /// ```
     pub fn watch_peers(&self) -> PeerWatch {
         PeerWatch::new(self)
+    }
+
+    /// Another node, or this one, as it sees itself: what it offers, what it has counted, whether it is well.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// for peer in node.peers().await {
+    ///     if let Some(id) = peer.node {
+    ///         println!("{}: {:?}", peer.service, node.inspect(id).health().await?.reasons);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn inspect(&self, node: NodeId) -> Inspect {
+        Inspect::new(self, node)
+    }
+
+    /// What this node has counted.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) {
+    /// println!("{} methods", node.stats().await.served.len());
+    /// # }
+    /// ```
+    pub async fn stats(&self) -> NodeStats {
+        self.shared.stats().await
+    }
+
+    /// Whether this node is ready to be sent requests, and if not, why.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) {
+    /// println!("{:?}", node.health().reasons);
+    /// # }
+    /// ```
+    pub fn health(&self) -> NodeHealth {
+        self.shared.health()
     }
 
     /// Waits until everything that was sent so far has been handed to the system. Cancel safe.

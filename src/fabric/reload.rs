@@ -145,6 +145,11 @@ pub(super) async fn rules(shared: Weak<Shared>, rules: Rules, mut phase: watch::
                     in_force = config;
                     let Some(shared) = shared.upgrade() else { return };
                     shared.enforce(table);
+                    {
+                        let mut known = crate::sync::write(&shared.config);
+                        known.allow.clone_from(&in_force.allow);
+                        known.security.deny_by_default = in_force.security.deny_by_default;
+                    }
                     tracing::info!(file = %file.display(), rules = in_force.allow.len(), "new rules are in force");
                 }
             }

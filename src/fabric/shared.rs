@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    config::Config,
     discovery::{Advert, Directory, Instance, Key, NodeId, State},
     endpoint::Endpoint,
     envelope::{self, Header, HelloBody, Kind, ManifestBody, root},
@@ -31,6 +32,7 @@ use crate::{
         identity::Identity,
         inbox::Inbox,
         link::{Lane, PeerLink},
+        observe::Counted,
         resilience::policy::Targets,
         wire::{self, Envelope, own, property},
         work::{pull::Pulls, push::Outlets},
@@ -110,6 +112,10 @@ pub(crate) struct Shared {
     #[cfg(feature = "durable")]
     pub(crate) outbox: std::sync::OnceLock<Arc<crate::fabric::work::outbox::Outbox>>,
     pub(crate) pulls: Arc<Pulls>,
+    /// How often, how long, how many: what `$node.stats` says.
+    pub(crate) counted: Counted,
+    /// As it is in force.
+    pub(crate) config: RwLock<Config>,
     pub(crate) guard: Guard,
     pub(crate) monitor: Reporter,
     /// For all listeners together.

@@ -27,6 +27,10 @@ pub(crate) mod own {
     pub(crate) const HELLO: &str = "$node.hello";
     pub(crate) const GOAWAY: &str = "$node.goaway";
     pub(crate) const PING: &str = "$node.ping";
+    pub(crate) const INFO: &str = "$node.info";
+    pub(crate) const STATS: &str = "$node.stats";
+    pub(crate) const HEALTH: &str = "$node.health";
+    pub(crate) const CONFIG: &str = "$node.config";
     #[cfg(feature = "durable")]
     pub(crate) const STORE: &str = "$node.store";
 }

@@ -8,6 +8,7 @@ mod durable;
 mod fabric;
 #[cfg(all(unix, feature = "tls"))]
 mod keys;
+mod observe;
 #[cfg(all(unix, feature = "tls", feature = "curve"))]
 #[path = "../common/python.rs"]
 mod python;

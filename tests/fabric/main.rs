@@ -13,6 +13,7 @@ mod durable_events;
 mod effects;
 mod events;
 mod foreign;
+mod observe;
 mod once;
 mod peers;
 #[cfg(feature = "tls")]

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Instrument;
 
 use crate::{
-    discovery::NodeId,
+    discovery::{Instance, Key, NodeId},
     envelope::{self, ErrorBody, Header, HelloBody, Kind, check_subject, root},
     fabric::{
         Node, balance,
@@ -169,13 +169,15 @@ impl<R: DeserializeOwned> Call<R> {
         let span = tracing::debug_span!("call", node = %shared.id, service = %shared.service, subject = %self.subject);
         // Pinned here, or else it would have room in this future three times over.
         let run = pin!(attempt.run(&target));
+        let counting = shared.counted.called(&self.subject).begin();
         let result = timeout_at(deadline, run).instrument(span).await.map_err(late).flatten();
-        let outcome = if result.is_ok() { "ok" } else { "error" };
-        metrics::counter!("ripstop_calls_total", "outcome" => outcome).increment(1);
-        let (reply, link) = result?;
-        let reply = wire::decoded(&reply, shared.options.body, "calls")
-            .map_err(|reason| CallError::Decode { subject: self.subject.clone(), reason })?;
-        Ok((reply, link.node()))
+        let result = result.and_then(|(reply, link)| {
+            let reply = wire::decoded(&reply, shared.options.body, "calls")
+                .map_err(|reason| CallError::Decode { subject: self.subject.clone(), reason })?;
+            Ok((reply, link.node()))
+        });
+        counting.ended(result.as_ref().map(drop).map_err(CallError::code));
+        result
     }
 }
 
@@ -529,24 +531,53 @@ pub(crate) async fn ping(shared: &Arc<Shared>, link: &Arc<PeerLink>) -> Result<H
     envelope::decode_body(&hello).map_err(|error| error.to_string())
 }
 
+/// The instance with this id; waits for discovery, as a call does.
+async fn instance(shared: &Shared, node: NodeId) -> Result<Arc<Instance>, CallError> {
+    let give_up = deadline(shared.options.discovery_wait);
+    let mut changed = shared.directory.changed();
+    loop {
+        if let Some(instance) = shared.directory.find(&Key::Node(node)) {
+            return Ok(instance);
+        }
+        let changed = async { changed.changed().await.is_ok() };
+        if !timeout_at(give_up, changed).await.unwrap_or(false) {
+            return Err(CallError::NoInstance { service: node.to_string(), reason: None });
+        }
+    }
+}
+
+/// Asks one instance whether it is there; says how long that took, once connected.
+pub(crate) async fn ping_instance(shared: &Arc<Shared>, node: NodeId) -> Result<Duration, CallError> {
+    let gone = |reason| CallError::NoInstance { service: node.to_string(), reason: Some(reason) };
+    let after = shared.options.call_timeout;
+    let late = |_| CallError::Deadline { subject: own::PING.to_owned(), after };
+    let pinged = async {
+        let link = shared.link(&instance(shared, node).await?);
+        link.connected(shared, Lane::Calls).await.map_err(|reason| gone(reason.to_string()))?;
+        let started = Instant::now();
+        ping(shared, &link).await.map(|_| started.elapsed()).map_err(gone)
+    };
+    timeout_at(deadline(after), pinged).await.map_err(late)?
+}
+
 /// Asks one instance for one of the node's own subjects.
-#[cfg(feature = "durable")]
 pub(crate) async fn ask_own<Q: Serialize, R: DeserializeOwned>(
     shared: &Arc<Shared>,
     node: NodeId,
     subject: &str,
     request: &Q,
 ) -> Result<R, CallError> {
-    let nobody = |reason| CallError::NoInstance { service: node.to_string(), reason };
-    let instance = shared.directory.find(&crate::discovery::Key::Node(node)).ok_or_else(|| nobody(None))?;
     let request = body(request)?;
     let after = shared.options.call_timeout;
     let deadline = deadline(after);
     let late = |_| CallError::Deadline { subject: subject.to_owned(), after };
     let asked = async {
-        let link = shared.link(&instance);
+        let link = shared.link(&instance(shared, node).await?);
         let connected = link.connected(shared, Lane::Calls).await;
-        let connection = connected.map_err(|reason| nobody(Some(reason.to_string())))?;
+        let connection = connected.map_err(|reason| CallError::NoInstance {
+            service: node.to_string(),
+            reason: Some(reason.to_string()),
+        })?;
         Attempt::own(shared, subject, request, deadline).ask(&link, &connection, deadline).await
     };
     let reply = timeout_at(deadline, asked).await.map_err(late).flatten()?;

@@ -36,10 +36,12 @@ use crate::{
         context::{Context, DEADLINE, PeerName},
         effect::Recorded,
         error::{HandlerError, ServeError},
+        observe::Counting,
         shared::Shared,
         wire::{self, Envelope, Outgoing, own},
     },
     message::Frame,
+    observe::series::Series,
     security::Action,
     socket::{
         account::OVERHEAD,
@@ -55,6 +57,11 @@ const WAITING: usize = 4096;
 /// What an answer counts beside its bytes while it waits for room: its task.
 const WAITING_ANSWER: usize = 4096;
 
+/// A method that has no room.
+const FULL: Code = Code::new(418);
+/// A handler that failed, whatever code of its own it gave.
+const FAILED: Code = Code::new(416);
+
 /// An answer before it is written: the encoded body of kind 1, or the error of kind 2.
 pub(super) type Answer = Result<Bytes, ErrorBody>;
 type Handler =
@@ -68,16 +75,29 @@ struct Method {
     /// Places and waiting requests together.
     admitted: Arc<Semaphore>,
     idempotent: bool,
+    /// How many places there are.
+    concurrency: usize,
+    /// `None`: one of the node's own, which are not counted.
+    series: Option<Arc<Series>>,
 }
 
 impl Method {
-    fn new(handler: Handler, concurrency: usize, idempotent: bool) -> Self {
+    fn new(handler: Handler, concurrency: usize, idempotent: bool, series: Option<Arc<Series>>) -> Self {
         Self {
             handler,
             idempotent,
+            concurrency,
+            series,
             places: Arc::new(Semaphore::new(concurrency)),
             admitted: Arc::new(Semaphore::new(concurrency + WAITING)),
         }
+    }
+
+    /// Requests that wait for a place.
+    fn waiting(&self) -> u64 {
+        (self.concurrency + WAITING)
+            .saturating_sub(self.admitted.available_permits())
+            .saturating_sub(self.concurrency.saturating_sub(self.places.available_permits())) as u64
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, TryAcquireError> {
@@ -208,6 +228,12 @@ impl Methods {
         subjects
     }
 
+    /// Requests that wait for a place, by method.
+    pub(crate) fn waiting(&self) -> Vec<(String, u64)> {
+        let counted = self.methods.iter().filter(|entry| entry.series.is_some());
+        counted.map(|entry| (entry.key().clone(), entry.waiting())).collect()
+    }
+
     fn request(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
@@ -238,8 +264,8 @@ impl Methods {
             kind => return Err(format!("a message of kind {kind:?} on the lane calls")),
         }
         let deadline = parsed.header.as_ref().and_then(|header| header.fields.dl);
-        let deadline =
-            Instant::now().checked_add(deadline.map_or(shared.options.call_timeout, Duration::from_millis));
+        let now = Instant::now();
+        let deadline = now.checked_add(deadline.map_or(shared.options.call_timeout, Duration::from_millis));
         let subject: Arc<str> = parsed.subject.into();
         let mut reply =
             Reply { pipe: pipe.clone(), message: message.clone(), envelope, id, subject: subject.clone() };
@@ -262,6 +288,9 @@ impl Methods {
         }
         let Ok(admitted) = method.admit() else {
             metrics::counter!("ripstop_calls_refused_total", "reason" => "full").increment(1);
+            if let Some(series) = &method.series {
+                series.failed(FULL);
+            }
             reply.now(&Err(full()));
             return Ok(());
         };
@@ -280,6 +309,10 @@ impl Methods {
             (Asking { asked, sum, recorded: Recorded::default() }, pipe.hold(message.size() + OVERHEAD))
         });
         let effect = asked.as_ref().map(|(asking, _)| asking.effect());
+        let counting = method.series.as_ref().map(|series| {
+            let caller = shared.counted.caller(peer.service.as_deref());
+            Counting::new([series.begin(), caller.begin()], now)
+        });
         let once = self.once.clone();
         let context = Context::new(shared, subject, deadline, peer).with_key(key, effect);
         let (methods, working) = (Arc::downgrade(self), self.busy.begin());
@@ -287,7 +320,6 @@ impl Methods {
         let span = tracing::debug_span!(
             "serve", node = %shared.id, service = %shared.service, subject = %context.subject(), peer = context.address(),
         );
-        metrics::counter!("ripstop_requests_total").increment(1);
         let cancellable = lane.then_some(id);
         let task = async move {
             let _working = working;
@@ -308,6 +340,10 @@ impl Methods {
                 // Pinned, here and there, or else each future that it is handed through would have room for it twice.
                 None => DEADLINE.scope(deadline, pin!(run(&method, message, body, context, deadline))).await,
             };
+            if let Some(counting) = counting {
+                counting
+                    .ended(answer.as_ref().map(drop).map_err(|error| error.code.parse().unwrap_or(FAILED)));
+            }
             // An answer that waits for a caller who does not read takes nobody's place.
             drop(admitted);
             reply.send(&answer, deadline, held).await;
@@ -497,7 +533,6 @@ where
 }
 
 /// Offers one of the node's own subjects, which are told nobody; who may use them, permissions say.
-#[cfg(feature = "durable")]
 pub(crate) fn offer_own<Q, R, F, Fut>(shared: &Shared, subject: &str, concurrency: usize, handler: F)
 where
     Q: DeserializeOwned + Send + 'static,
@@ -505,7 +540,7 @@ where
     F: Fn(Q, Context) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
 {
-    let method = Method::new(erased(handler, shared.options.body), concurrency, false);
+    let method = Method::new(erased(handler, shared.options.body), concurrency, false, None);
     shared.methods.methods.insert(subject.to_owned(), Arc::new(method));
 }
 
@@ -579,7 +614,8 @@ impl IntoFuture for Serve {
             if let Err(reason) = shared.may_itself(Action::Serve, &self.subject) {
                 return Err(ServeError::Forbidden { subject: self.subject, reason });
             }
-            let method = Arc::new(Method::new(self.handler, self.concurrency, self.idempotent));
+            let series = Some(shared.counted.served(&self.subject));
+            let method = Arc::new(Method::new(self.handler, self.concurrency, self.idempotent, series));
             match shared.methods.methods.entry(self.subject.clone()) {
                 Entry::Occupied(_) => return Err(ServeError::Taken { subject: self.subject }),
                 Entry::Vacant(vacant) => drop(vacant.insert(method)),
