@@ -32,6 +32,7 @@
 //! | `mdns` | yes | discovery on a local network by multicast DNS |
 //! | `observe` | yes | an endpoint for Prometheus and for health checks |
 //! | `tls` | yes | TLS 1.3 between nodes, identities and permissions; the build needs a C compiler, for aws-lc |
+//! | `tower` | no | `Node::client` as a `tower::Service`, and `Node::serve_service` for one |
 //! | `zeromq` | no | module `interop`: for services written on the `zeromq` crate |
 //!
 //! # Map

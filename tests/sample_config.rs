@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use ripstop::config::{
-    AllowRule, Config, DurableConfig, GroupConfig, ObserveConfig, PeerConfig, SecurityConfig,
+    AllowRule, Config, DurableConfig, GroupConfig, ObserveConfig, PeerConfig, ResilienceConfig,
+    SecurityConfig, ServiceConfig,
 };
 
 const SAMPLE: &str = include_str!("../examples/ripstop.toml");
@@ -56,6 +57,7 @@ fn what_it_says_are_the_defaults() {
     with_default.remove("peers");
     with_default.remove("allow");
     with_default.remove("durable.groups");
+    with_default.remove("resilience.services");
     assert_eq!(keys_of(SAMPLE), with_default);
 }
 
@@ -96,6 +98,21 @@ fn every_key_is_there_and_the_examples_are_right() {
         }],
         limits: default.limits,
         timeouts: default.timeouts,
+        resilience: ResilienceConfig {
+            attempt_time: Some(Duration::from_secs(2)),
+            services: vec![ServiceConfig {
+                name: "reports".into(),
+                deadline: Some(Duration::from_secs(30)),
+                attempts: Some(2),
+                attempt_time: Some(Duration::from_secs(10)),
+                retry_percent: Some(10),
+                retry_per_second: Some(1),
+                in_flight: Some(16),
+                waiting: Some(64),
+                eject: Some(false),
+            }],
+            ..default.resilience
+        },
         durable: DurableConfig { groups: vec![GroupConfig::new("billing", "orders.*")], ..default.durable },
         observe: ObserveConfig { listen: Some("127.0.0.1:9464".into()) },
     };

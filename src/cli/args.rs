@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Store(crate::store::args::StoreArgs),
     /// Show who is in the fabric
     Peers(PeersArgs),
+    /// Show what holds for calls to a subject, and where each value was set
+    Explain(ExplainArgs),
     /// Ask each instance of a service whether it is there, and how fast
     Ping(crate::observe::args::PingArgs),
     /// Show rates, times, errors and what waits, by service
@@ -163,6 +165,13 @@ pub(crate) struct ServeArgs {
     /// Requests handled at the same time; more than these wait
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) concurrency: u16,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:  ripstop explain pricing.quote")]
+pub(crate) struct ExplainArgs {
+    /// Method, such as pricing.quote; what holds is its service's, the first token
+    pub(crate) subject: String,
 }
 
 const JSON_HELP: &str = "JSON value [default: null]; '-' reads one value a line from standard input";

@@ -37,7 +37,7 @@ pub(crate) async fn join(common: &Common, serves: Option<&str>, subject: &str) -
 }
 
 /// The settings, as far as the flags leave them.
-fn load(common: &Common) -> Result<Loaded, ConfigError> {
+pub(crate) fn load(common: &Common) -> Result<Loaded, ConfigError> {
     let mut loaded = Config::load(common.config.as_deref())?;
     if let Some(fabric) = &common.fabric {
         loaded.config.fabric.clone_from(fabric);

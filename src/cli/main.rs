@@ -5,6 +5,7 @@ mod body;
 mod call;
 mod demo;
 mod exit;
+mod explain;
 mod input;
 mod join;
 #[cfg(feature = "tls")]
@@ -70,6 +71,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Groups(args) => store::outbox::groups(&common, args, out).await,
         Command::Store(args) => store::run(&common, &args, out),
         Command::Peers(args) => peers::run(&common, args, out).await,
+        Command::Explain(args) => explain::run(&common, &args, out),
         Command::Ping(args) => observe::ping::run(&common, args, out).await,
         Command::Stats(args) => observe::stats::run(&common, args, out).await,
         Command::Health(args) => observe::health::run(&common, args, out).await,

@@ -158,6 +158,7 @@ table! {
     419 "the instance vanished during the call", Network, Unsure, [Lost], "It was killed, cut off or restarted. Whether the handler has acted, nobody knows.";
     420 "too few subscribers", Network, Safe, [NotReady], "Nobody subscribed in time. Are they in the same fabric, and is the topic's first token one that they look for?";
     421 "nobody pulls the queue", Network, Safe, [NoPuller], "Start a worker, or look at the name of the queue.";
+    422 "too many calls of our own under way", Local, Safe, [HeldBack], "The service is slow, or is asked too much: look at it first. Then raise limits.in_flight or resilience.waiting, or ask less.";
     430 "a message could not be read", Peer, Useless, [Decode], "Sender and receiver differ in the type. Those that come after it are unaffected.";
     440 "forbidden", Config, Useless, [Forbidden], "The message says who may not do what. See [[allow]] on the node that refused.";
     500 "a key file cannot be read or written", Local, Safe, [Io], "The message has the file and the system's words.";

@@ -1,6 +1,6 @@
 //! Reading the file and the environment, and saying what is wrong with them and where.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,8 @@ pub(super) fn load(
     })?;
     let mut from_environment: Vec<_> = variables.into_keys().collect();
     from_environment.sort();
-    Ok(Loaded { config, path, from_environment })
+    let places = places(&text, shown);
+    Ok(Loaded { config, path, from_environment, places })
 }
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
@@ -166,6 +167,7 @@ pub(super) fn check(config: &Config, place: impl Fn(&str) -> String) -> Result<(
             .map_err(|reason| wrong(&format!("durable.groups.{index}.pattern"), reason))?;
     }
     config.observe.address().map_err(|reason| wrong("observe.listen", reason))?;
+    super::resilience::check(config).map_err(|(key, reason)| wrong(&key, reason))?;
     let timeouts = &config.timeouts;
     for (key, value) in [
         ("call", timeouts.call),
@@ -203,7 +205,7 @@ fn name(text: &str) -> Result<(), String> {
 }
 
 /// A service is the first token of its subjects, so it is written like one.
-fn token(text: &str) -> Result<(), String> {
+pub(super) fn token(text: &str) -> Result<(), String> {
     name(text)?;
     if text.contains(['.', '*', '>']) || text.starts_with(['$', '@']) {
         return Err(format!(
@@ -242,7 +244,7 @@ fn variables(
 }
 
 /// `RIPSTOP_LIMITS__MAX_MESSAGE` sets `limits.max_message`.
-fn key_of(variable: &str) -> String {
+pub(super) fn key_of(variable: &str) -> String {
     variable.strip_prefix(PREFIX).unwrap_or(variable).to_ascii_lowercase().replace("__", ".")
 }
 
@@ -337,6 +339,36 @@ fn locate(text: &str, path: &Path, key: &str) -> String {
         Some(value) => at(path, text, Some(value.span())),
         None => format!("{}: {key}", path.display()),
     }
+}
+
+/// Where each key of the file is set, those of lists by their index.
+fn places(text: &str, path: &Path) -> BTreeMap<String, String> {
+    fn walk(
+        value: &toml::Spanned<DeValue<'_>>,
+        key: &str,
+        at: &dyn Fn(Range<usize>) -> String,
+        into: &mut BTreeMap<String, String>,
+    ) {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                for (name, value) in table.iter() {
+                    walk(value, &format!("{key}.{}", name.get_ref()), at, into);
+                }
+            }
+            DeValue::Array(list) if list.iter().any(|one| one.get_ref().is_table()) => {
+                for (index, value) in list.iter().enumerate() {
+                    walk(value, &format!("{key}.{index}"), at, into);
+                }
+            }
+            _ => drop(into.insert(key.to_owned(), at(value.span()))),
+        }
+    }
+    let mut places = BTreeMap::new();
+    let Ok(root) = DeTable::parse(text) else { return places };
+    for (name, value) in root.get_ref().iter() {
+        walk(value, name.get_ref(), &|span| at(path, text, Some(span)), &mut places);
+    }
+    places
 }
 
 #[cfg(test)]

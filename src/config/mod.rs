@@ -21,8 +21,10 @@
 //! `RIPSTOP_FABRIC=shop`, `RIPSTOP_LIMITS__MAX_MESSAGE=1MiB`, `RIPSTOP_LISTEN=lan,tcp://127.0.0.1:5555`.
 
 mod error;
+mod explain;
 mod listen;
 mod load;
+mod resilience;
 mod rule;
 mod values;
 
@@ -35,8 +37,11 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::Endpoint;
 
 pub use error::ConfigError;
+pub use explain::{Origin, Setting};
 pub use listen::{advertised, interfaces_of, is_beyond_loopback};
 pub(crate) use load::{nearest, peers};
+pub(crate) use resilience::InForce;
+pub use resilience::{ResilienceConfig, ServiceConfig};
 pub use rule::AllowRule;
 pub(crate) use rule::{Who, check_token, pattern, who};
 
@@ -77,6 +82,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long.
     pub timeouts: Timeouts,
+    /// What keeps one service's trouble its own.
+    pub resilience: ResilienceConfig,
     /// What is kept in `data_dir` until somebody has processed it.
     pub durable: DurableConfig,
     /// How the node is seen.
@@ -427,6 +434,7 @@ impl Default for Config {
             allow: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            resilience: ResilienceConfig::default(),
             durable: DurableConfig::default(),
             observe: ObserveConfig::default(),
         }
@@ -487,6 +495,8 @@ pub struct Loaded {
     pub path: Option<PathBuf>,
     /// The variables that were read, such as `RIPSTOP_LIMITS__MAX_MESSAGE`, sorted.
     pub from_environment: Vec<String>,
+    /// Where the file sets each key: `ripstop.toml:3:8`.
+    places: BTreeMap<String, String>,
 }
 
 impl Config {

@@ -37,6 +37,31 @@ pub(super) mod duration {
     }
 }
 
+/// The same, where there may be none.
+pub(super) mod some_duration {
+    use super::*;
+    use std::time::Duration;
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => duration::serialize(value, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        #[derive(serde::Deserialize)]
+        struct Text(#[serde(with = "super::duration")] Duration);
+        let text = <Option<Text> as serde::Deserialize>::deserialize(deserializer)?;
+        Ok(text.map(|text| text.0))
+    }
+}
+
 /// A number of bytes, or text such as `"16MiB"`.
 pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     struct Size;

@@ -30,10 +30,7 @@ use crate::{
         hub::Hub,
         identity::{self, Identity},
         observe::{self, Counted},
-        resilience::{
-            policy::{Policy, Targets},
-            retry::Backoff,
-        },
+        resilience::{follow, policy::Targets, rates::Rates},
         shared::{Options, Phase, Shared},
         work::{
             pull::{Pulls, PullsCore},
@@ -388,6 +385,10 @@ impl NodeBuilder {
         if let Some(keys) = keys {
             self.follow_changes(&shared, keys);
         }
+        if let Some(file) = self.file.clone() {
+            let follow = follow::Follow { file, in_force: self.config.clone() };
+            shared.spawn(follow.resilience(Arc::downgrade(&shared), shared.phase.subscribe()));
+        }
         tracing::debug!(node = %shared.id, service = %shared.service, fabric = %shared.fabric, endpoints = ?bound, "started");
         let node = shared.handle();
         shared.roots_changed().await;
@@ -526,14 +527,8 @@ impl NodeBuilder {
             directory: Directory::new(config.fabric.clone(), id),
             links: DashMap::new(),
             methods: Arc::new(Methods::new(me.clone())),
-            targets: Targets::new(Policy {
-                deadline: timeouts.call,
-                attempts: 4,
-                attempt: None,
-                backoff: Backoff { min: Duration::from_millis(25), max: Duration::from_secs(1) },
-                retry_percent: 20,
-                retry_per_second: 10,
-            }),
+            targets: Targets::new(config),
+            rates: Rates::new(config.resilience.caller_rate),
             topics: Arc::new(Topics::new(me.clone())),
             subscriptions: Arc::new(Subscriptions::default()),
             outlets: Outlets::default(),

@@ -210,6 +210,17 @@ pub enum CallError {
         /// Not before this, if the serving side has said so.
         retry_after: Option<Duration>,
     },
+    /// This node has as many calls to the service under way as it allows itself, so that one slow service does not take all of
+    /// it: the service is slow, or is asked too much. It was not asked.
+    #[error("{in_flight} calls to {service} are under way{}; see resilience.waiting and limits.in_flight", waiting.map_or_else(|| ", and none ended in time".to_owned(), |waiting| format!(", and {waiting} wait")))]
+    HeldBack {
+        /// The service.
+        service: String,
+        /// How many may be under way.
+        in_flight: usize,
+        /// How many may wait; `None`: it did wait, and its time was up.
+        waiting: Option<usize>,
+    },
     /// The instance vanished after it was asked. The handler may have acted.
     #[error("the instance {instance} vanished during the call to {subject}: {reason}")]
     Lost {
@@ -262,6 +273,7 @@ classify!(CallError {
     Self::Handler { .. } => (416, Peer, false),
     Self::TooLarge { .. } => (417, Caller, false),
     Self::Full { .. } => (418, Peer, true),
+    Self::HeldBack { .. } => (422, Local, true),
     Self::Lost { .. } => (419, Network, false),
     Self::Forbidden { .. } => (440, Config, false),
     Self::Key { .. } => (608, Caller, false),
@@ -556,6 +568,18 @@ impl HandlerError {
         Self { message: message.into(), code: None, chain: Vec::new(), verdict: None, pause: None }
     }
 
+    #[cfg(feature = "tower")]
+    pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::told(error.to_string(), error.source())
+    }
+
+    fn told(message: String, source: Option<&(dyn std::error::Error + 'static)>) -> Self {
+        let causes = std::iter::successors(source, |cause| cause.source());
+        // 16 causes tell the story; an error that is its own source must not loop.
+        let chain = causes.take(16).map(ToString::to_string).collect();
+        Self { message, code: None, chain, verdict: None, pause: None }
+    }
+
     /// With a code of the application's own, which reaches the caller in [`CallError::Handler`].
     ///
     /// ```
@@ -666,15 +690,7 @@ impl HandlerError {
 
 impl<E: std::error::Error> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        let causes = std::iter::successors(error.source(), |cause| cause.source());
-        // 16 causes tell the story; an error that is its own source must not loop.
-        Self {
-            message: error.to_string(),
-            code: None,
-            chain: causes.take(16).map(ToString::to_string).collect(),
-            verdict: None,
-            pause: None,
-        }
+        Self::told(error.to_string(), error.source())
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
@@ -16,7 +17,10 @@ use tokio::{
 
 use crate::{
     discovery::{Instance, Key, NodeId, State},
-    fabric::{balance::Load, calls::pending::Pending, error::instance_name, shared::Shared},
+    fabric::{
+        balance::Load, calls::pending::Pending, error::instance_name, resilience::ejection::Health,
+        shared::Shared, wire::property,
+    },
     socket::{dial::Dial, pipe::Pipe},
     sync::{lock, read, write},
     zmtp::SocketType,
@@ -55,6 +59,9 @@ pub(crate) struct PeerLink {
     pub(crate) key: Key,
     instance: Mutex<Arc<Instance>>,
     pub(crate) load: Load,
+    pub(crate) health: Health,
+    /// Who answered last on the lane `calls`: the node id and epoch it proved, or said.
+    incarnation: Mutex<Option<(Option<Bytes>, Option<Bytes>)>>,
     /// What its newest hello or manifest says, if it has sent one.
     offers: RwLock<Option<Offers>>,
     /// Held while a lane goes up or down and the directory is told, so that it hears of both in the right order.
@@ -119,6 +126,8 @@ impl PeerLink {
             key: instance.key.clone(),
             instance: Mutex::new(instance),
             load: Load::new(Instant::now()),
+            health: Health::new(Instant::now()),
+            incarnation: Mutex::default(),
             offers: RwLock::default(),
             telling: Mutex::default(),
             identified: AtomicBool::new(false),
@@ -253,12 +262,28 @@ impl PeerLink {
         if let Err(reason) = shared.guard.still(&connection.pipe) {
             connection.pipe.abort(&reason);
         }
+        if lane == Lane::Calls {
+            self.meet(&connection.pipe);
+        }
         // Only the connection in use subscribes: of several that got through, each would bring every event.
         if lane == Lane::Events {
             let old = old.as_ref().map(|old| &old.pipe);
             shared.subscriptions.joined(&connection.pipe, old.filter(|old| !old.is_closed()));
         }
         old
+    }
+
+    /// One that was started anew is not to blame for its predecessor, and gets its share of the calls little by little.
+    fn meet(&self, pipe: &Pipe) {
+        let peer = pipe.peer();
+        let said = |property| peer.as_ref().and_then(|peer| peer.property(property).cloned());
+        let incarnation = Some((said(property::NODE), said(property::EPOCH)));
+        let mut known = lock(&self.incarnation);
+        if *known != incarnation {
+            *known = incarnation;
+            self.health.reset();
+            self.load.start_slowly(Instant::now());
+        }
     }
 
     /// The lane has no connection (any more).

@@ -53,8 +53,11 @@ mod wire;
 mod work;
 
 pub use builder::NodeBuilder;
+#[cfg(feature = "tower")]
+pub use calls::service::{CallService, Client, ClientRequest};
 pub use calls::{
     client::Call,
+    fallback::OrElse,
     server::{Serve, Served},
 };
 pub use context::Context;

@@ -33,7 +33,7 @@ use crate::{
         inbox::Inbox,
         link::{Lane, PeerLink},
         observe::Counted,
-        resilience::policy::Targets,
+        resilience::{policy::Targets, rates::Rates},
         wire::{self, Envelope, own, property},
         work::{pull::Pulls, push::Outlets},
     },
@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     pub(crate) methods: Arc<Methods>,
     /// The services that this node calls, and what holds for each.
     pub(crate) targets: Targets,
+    /// How often each caller may ask this node.
+    pub(crate) rates: Rates,
     pub(crate) topics: Arc<Topics>,
     pub(crate) subscriptions: Arc<Subscriptions>,
     pub(crate) outlets: Outlets,

@@ -79,6 +79,15 @@ pub(crate) const ALL: &[(&str, Kind, Option<Unit>, &str)] = &[
         "Calls not tried again, because the budget for it was used up.",
     ),
     (
+        "ripstop_calls_held_back_total",
+        Kind::Counter,
+        None,
+        "Calls for which there was no place in the bulkhead.",
+    ),
+    ("ripstop_ejections_total", Kind::Counter, None, "Instances left out because they failed, by service."),
+    ("ripstop_ejected", Kind::Gauge, None, "Instances that are left out now, by service."),
+    ("ripstop_fallbacks_total", Kind::Counter, None, "Calls that ended in their fallback."),
+    (
         "ripstop_calls_refused_total",
         Kind::Counter,
         None,

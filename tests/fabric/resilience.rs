@@ -4,12 +4,12 @@ use std::{
     future::IntoFuture,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use ripstop::{HandlerError, Node, discovery::Memory, fabric::CallError};
+use ripstop::{HandlerError, Node, config::Config, discovery::Memory, fabric::CallError};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -280,4 +280,296 @@ async fn instances_without_the_method_are_known_and_not_asked() {
     for n in 0..300 {
         assert_eq!(ask(&caller, n).await.unwrap(), n);
     }
+}
+
+/// A node that keeps to this.
+async fn with(lan: &Memory, service: &str, text: &str) -> Node {
+    let config = Config::parse(text).unwrap();
+    let builder = Node::builder(service).config(config).local(false).mdns(false);
+    builder.source(lan.source()).start().await.unwrap()
+}
+
+async fn broken(_: u64) -> Result<u64, HandlerError> {
+    Err(HandlerError::new("broken"))
+}
+
+/// Calls one after the other, and how many of them succeeded.
+async fn successes(caller: &Node, calls: usize) -> usize {
+    let mut well = 0;
+    for n in 0..calls {
+        well += usize::from(ask(caller, n as u64).await.is_ok());
+    }
+    well
+}
+
+#[tokio::test]
+async fn an_instance_that_fails_at_once_is_left_out() {
+    let lan = Memory::new();
+    let (_broken, failed) = shop(&lan, broken).await;
+    let ((_a, a), (_b, b)) = (shop(&lan, good).await, shop(&lan, good).await);
+    let caller = with(&lan, "caller", "[resilience]\neject_min = '1m'").await;
+    warm(&caller, &[&a, &b, &failed]).await;
+    // It is expensive, so that it takes a while until it has failed five times: with all calls at once it does not.
+    soon(async {
+        while failed.load(Ordering::Relaxed) < 5 {
+            let calls: Vec<_> = (0..64u64)
+                .map(|n| tokio::spawn(caller.call::<_, u64>("shop.ask", &n).into_future()))
+                .collect();
+            for call in calls {
+                let _ = call.await.unwrap();
+            }
+        }
+    })
+    .await;
+    let before = failed.load(Ordering::Relaxed);
+    assert_eq!(successes(&caller, 500).await, 500);
+    assert_eq!(failed.load(Ordering::Relaxed), before, "it was asked although it is left out");
+}
+
+#[tokio::test]
+async fn an_instance_that_fails_fast_gets_few_calls_even_while_it_is_in() {
+    let lan = Memory::new();
+    let (_broken, failed) = shop(&lan, broken).await;
+    let (_good, answered) = shop(&lan, |n| async move {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Ok(n)
+    })
+    .await;
+    let caller = with(&lan, "caller", "[resilience]\neject = false\nslow_start = '0s'").await;
+    warm(&caller, &[&answered, &failed]).await;
+    let well = successes(&caller, 300).await;
+    assert!(well >= 290, "{well} of 300: failing fast pays");
+}
+
+#[tokio::test]
+async fn an_instance_that_hangs_is_left_out_and_the_others_do_not_notice() {
+    let lan = Memory::new();
+    let (_hanging, hung) = shop(&lan, |_| std::future::pending()).await;
+    let (_good, answered) = shop(&lan, good).await;
+    let caller = with(&lan, "caller", "[timeouts]\ncall = '200ms'\n[resilience]\neject_min = '1m'").await;
+    soon(async {
+        while hung.load(Ordering::Relaxed) < 5 || answered.load(Ordering::Relaxed) == 0 {
+            let calls: Vec<_> = (0..16u64)
+                .map(|n| tokio::spawn(caller.call::<_, u64>("shop.ask", &n).into_future()))
+                .collect();
+            for call in calls {
+                let _ = call.await.unwrap();
+            }
+        }
+    })
+    .await;
+    let before = hung.load(Ordering::Relaxed);
+    let well = successes(&caller, 200).await;
+    assert!(well >= 198, "{well} of 200");
+    assert_eq!(hung.load(Ordering::Relaxed), before);
+}
+
+#[tokio::test]
+async fn the_last_instance_is_never_left_out() {
+    let lan = Memory::new();
+    let (_broken, failed) = shop(&lan, broken).await;
+    let caller = start(&lan, "caller").await;
+    assert_eq!(successes(&caller, 50).await, 0);
+    assert_eq!(failed.load(Ordering::Relaxed), 50);
+}
+
+#[tokio::test]
+async fn when_all_fail_nobody_is_left_out() {
+    let lan = Memory::new();
+    let ((_a, a), (_b, b)) = (shop(&lan, broken).await, shop(&lan, broken).await);
+    let caller = start(&lan, "caller").await;
+    warm(&caller, &[&a, &b]).await;
+    let before = [a.load(Ordering::Relaxed), b.load(Ordering::Relaxed)];
+    assert_eq!(successes(&caller, 200).await, 0);
+    let after = [a.load(Ordering::Relaxed) - before[0], b.load(Ordering::Relaxed) - before[1]];
+    assert!(after.iter().all(|calls| *calls >= 20), "{after:?}");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_well_again_comes_back() {
+    let lan = Memory::new();
+    let sick = Arc::new(AtomicBool::new(true));
+    let state = sick.clone();
+    let (_sick, asked) = shop(&lan, move |n| {
+        let sick = state.load(Ordering::Relaxed);
+        async move { if sick { Err(HandlerError::new("broken")) } else { Ok(n) } }
+    })
+    .await;
+    let (_good, answered) = shop(&lan, good).await;
+    let text = "[resilience]\neject_after = 2\neject_min = '300ms'\neject_max = '300ms'\nslow_start = '0s'";
+    let caller = with(&lan, "caller", text).await;
+    warm(&caller, &[&asked, &answered]).await;
+    soon(async {
+        while asked.load(Ordering::Relaxed) < 2 {
+            let _ = ask(&caller, 1).await;
+        }
+    })
+    .await;
+    // Out: only probes reach it, which fail.
+    let (before, started) = (asked.load(Ordering::Relaxed), Instant::now());
+    while started.elapsed() < Duration::from_secs(1) {
+        let _ = ask(&caller, 1).await;
+    }
+    let probes = asked.load(Ordering::Relaxed) - before;
+    assert!((1..=5).contains(&probes), "{probes} probes in a second");
+    sick.store(false, Ordering::Relaxed);
+    let before = asked.load(Ordering::Relaxed);
+    soon(async {
+        while asked.load(Ordering::Relaxed) < before + 50 {
+            assert_eq!(ask(&caller, 1).await.ok(), Some(1));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn answers_that_are_meant_leave_nobody_out() {
+    let lan = Memory::new();
+    let (_strict, refused) =
+        shop(&lan, |_| async { Err(HandlerError::new("sold out").with_code("E_STOCK")) }).await;
+    let (_good, answered) = shop(&lan, good).await;
+    let caller = with(&lan, "caller", "[resilience]\neject_min = '1m'\nslow_start = '0s'").await;
+    warm(&caller, &[&answered, &refused]).await;
+    // Ten times what would leave it out, were they failures.
+    soon(async {
+        while refused.load(Ordering::Relaxed) < 50 {
+            let _ = ask(&caller, 1).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_service_holds_its_own_places_and_no_others() {
+    let lan = Memory::new();
+    let (_hanging, hung) = shop(&lan, |_| std::future::pending()).await;
+    let other = start(&lan, "other").await;
+    other.serve("other.ask", |n: u64, _| async move { Ok(n) }).await.unwrap();
+    let text = "[[resilience.services]]\nname = 'shop'\nin_flight = 2\nwaiting = 1\ndeadline = '1s'";
+    let caller = with(&lan, "caller", text).await;
+    let stuck: Vec<_> =
+        (0..3u64).map(|n| tokio::spawn(caller.call::<_, u64>("shop.ask", &n).into_future())).collect();
+    soon(async {
+        while hung.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut errors = Vec::new();
+    let well = soon(async {
+        // One more than there is room for is refused at once, and says whose it is.
+        let error = loop {
+            match caller.call::<_, u64>("shop.ask", &9u64).timeout(Duration::from_millis(50)).await {
+                Err(error @ CallError::HeldBack { waiting: Some(_), .. }) => break error,
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        errors.push(error);
+        let mut well = 0;
+        for n in 0..200u64 {
+            well += usize::from(caller.call::<_, u64>("other.ask", &n).await.is_ok());
+        }
+        well
+    })
+    .await;
+    assert_eq!(well, 200, "another service's trouble");
+    for call in stuck {
+        errors.push(soon(call).await.unwrap().unwrap_err());
+    }
+    let text = errors[0].to_string();
+    assert_eq!(
+        text,
+        "2 calls to shop are under way, and 1 wait; see resilience.waiting and limits.in_flight"
+    );
+    assert!(errors[0].is_retryable());
+    // Two had a place, and nobody answered. The third waited for one in vain, or had it for the moment that was left.
+    let late = errors.iter().filter(|error| matches!(error, CallError::Deadline { .. })).count();
+    let held = errors[1..].iter().filter(|error| matches!(error, CallError::HeldBack { waiting: None, .. }));
+    assert!(late >= 2 && late + held.count() == 3, "{errors:?}");
+    assert!(hung.load(Ordering::Relaxed) <= 3, "no more than its places reached it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_from_one_caller_is_shed_and_the_others_do_not_notice() {
+    let lan = Memory::new();
+    let node = with(&lan, "shop", "[resilience]\ncaller_rate = 100").await;
+    node.serve("shop.ask", |n: u64, _| async move { Ok(n) }).await.unwrap();
+    let (flood, quiet) = (start(&lan, "flood").await, start(&lan, "quiet").await);
+    let flooding = tokio::spawn(async move {
+        let mut shed = Vec::new();
+        while shed.len() < 300 {
+            let calls: Vec<_> = (0..50u64)
+                .map(|n| {
+                    let call = flood.call::<_, u64>("shop.ask", &n).timeout(Duration::from_millis(200));
+                    tokio::spawn(call.into_future())
+                })
+                .collect();
+            for call in calls {
+                shed.extend(call.await.unwrap().err());
+            }
+        }
+        shed
+    });
+    // Below its rate.
+    let mut well = 0;
+    for n in 0..60 {
+        well += usize::from(ask(&quiet, n).await.is_ok());
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    assert_eq!(well, 60);
+    let shed = soon(flooding).await.unwrap();
+    let full = shed.iter().filter(|error| matches!(error, CallError::Full { .. })).collect::<Vec<_>>();
+    assert!(full.len() * 10 >= shed.len() * 9, "{} of {}", full.len(), shed.len());
+    assert!(full.iter().all(|error| error.retry_after().is_some() && error.is_retryable()));
+}
+
+#[tokio::test]
+async fn a_fallback_is_asked_only_when_the_call_has_failed() {
+    let lan = Memory::new();
+    let caller = start(&lan, "caller").await;
+    let (_good, _) = shop(&lan, |n| async move { if n == 0 { broken(n).await } else { Ok(n) } }).await;
+    let call = |n: u64| {
+        let call = caller.call::<_, u64>("shop.ask", &n);
+        soon(call.or_else(|error| async move {
+            if matches!(error, CallError::Handler { .. }) { Ok(42) } else { Err(error) }
+        }))
+    };
+    assert_eq!(call(7).await.unwrap(), 7);
+    assert_eq!(call(0).await.unwrap(), 42);
+}
+
+#[tokio::test]
+async fn what_a_file_says_of_resilience_changes_while_the_node_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ripstop.toml");
+    let write = |text: &str| {
+        // As editors do.
+        std::fs::write(dir.path().join("new"), text).unwrap();
+        std::fs::rename(dir.path().join("new"), &file).unwrap();
+    };
+    write("[resilience]\nattempts = 1");
+    let lan = Memory::new();
+    let ((_a, a), (_b, b)) = (shop(&lan, busy).await, shop(&lan, busy).await);
+    let loaded = Config::load(Some(&file)).unwrap();
+    let builder = Node::builder("caller").loaded(loaded).local(false).mdns(false).source(lan.source());
+    let caller = builder.start().await.unwrap();
+    let asked = || a.load(Ordering::Relaxed) + b.load(Ordering::Relaxed);
+    ask(&caller, 1).await.unwrap_err();
+    assert_eq!(asked(), 1);
+    // A mistake changes nothing.
+    write("[resilience]\nattempts = 0");
+    ask(&caller, 1).await.unwrap_err();
+    assert_eq!(asked(), 2);
+    write("[resilience]\nattempts = 2");
+    soon(async {
+        loop {
+            let before = asked();
+            ask(&caller, 1).await.unwrap_err();
+            if asked() == before + 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }

@@ -4,19 +4,22 @@ use std::{
     future::{Future, IntoFuture, poll_fn},
     marker::PhantomData,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, sleep, timeout_at},
+};
 use tracing::Instrument;
 
 use crate::{
     discovery::{Instance, Key, NodeId},
-    envelope::{self, ErrorBody, Header, HelloBody, Kind, check_subject, root},
+    envelope::{self, ErrorBody, Header, HelloBody, Kind, Verdict, check_subject, root},
     fabric::{
         Node, balance,
         calls::{
@@ -26,6 +29,7 @@ use crate::{
         error::CallError,
         link::{Connection, Lane, PeerLink},
         resilience::{
+            ejection::{self, Sign, Standing, Tally},
             policy::Target,
             retry::{self, Failure, Safe, Whom},
         },
@@ -35,6 +39,7 @@ use crate::{
     message::Frame,
     security::Action,
     socket::pipe::Put,
+    sync::lock,
 };
 
 /// The longest idempotency key, in bytes.
@@ -150,7 +155,7 @@ impl<R: DeserializeOwned> Call<R> {
         check_subject(&self.subject)?;
         let shared = self.node.shared();
         let target = shared.targets.of(root(&self.subject), Instant::now);
-        let given = self.timeout.unwrap_or(target.policy.deadline);
+        let given = self.timeout.unwrap_or(target.policy.its.deadline);
         let wanted = deadline(given);
         let deadline = current_deadline().map_or(wanted, |inherited| inherited.min(wanted));
         let key = self.key.as_deref();
@@ -158,8 +163,9 @@ impl<R: DeserializeOwned> Call<R> {
             return Err(CallError::Key { length, limit: MAX_KEY });
         }
         let (instance, idempotent) = (self.instance, self.idempotent);
+        let (subject, service) = (self.subject.as_str(), Some(&*target));
         let attempt =
-            Attempt { shared, subject: &self.subject, request, deadline, instance, key, idempotent };
+            Attempt { shared, target: service, subject, request, deadline, instance, key, idempotent };
         // Inside a handler there may have been less time than was asked for.
         let after = match deadline < wanted {
             true => millis(deadline.saturating_duration_since(Instant::now())),
@@ -193,6 +199,8 @@ impl<R: DeserializeOwned + 'static> IntoFuture for Call<R> {
 /// One call under way: the same request, until an instance has answered it.
 struct Attempt<'a> {
     shared: &'a Arc<Shared>,
+    /// What holds for the service; `None` for the node's own subjects.
+    target: Option<&'a Target>,
     subject: &'a str,
     request: Bytes,
     deadline: Instant,
@@ -205,7 +213,8 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     /// For one instance that is asked once.
     fn own(shared: &'a Arc<Shared>, subject: &'a str, request: Bytes, deadline: Instant) -> Self {
-        Self { shared, subject, request, deadline, instance: None, key: None, idempotent: false }
+        let (target, instance, key) = (None, None, None);
+        Self { shared, target, subject, request, deadline, instance, key, idempotent: false }
     }
 
     async fn run(&self, target: &Target) -> Result<(Bytes, Arc<PeerLink>), CallError> {
@@ -217,6 +226,11 @@ impl<'a> Attempt<'a> {
                 limit,
             });
         }
+        // A node that asks its own service would wait for places that are held for the same request.
+        let _place = match root(self.subject) == self.shared.service {
+            true => None,
+            false => Some(self.place(target).await?),
+        };
         target.budget.deposit();
         let mut tried: Vec<Arc<PeerLink>> = Vec::new();
         let mut last = None;
@@ -231,7 +245,7 @@ impl<'a> Attempt<'a> {
             let others = candidates.len() > 1;
             let (failed, error, paid) = match self.connect(candidates).await {
                 Ok((link, connection)) => {
-                    let more = others && attempt < target.policy.attempts;
+                    let more = others && attempt < target.policy.its.attempts;
                     match self.ask_in_time(target, &link, &connection, more).await {
                         Ok(reply) => return Ok((reply, link)),
                         Err((error, paid)) => (vec![link], error, paid),
@@ -244,8 +258,15 @@ impl<'a> Attempt<'a> {
             let now = Instant::now();
             let left = self.deadline.saturating_duration_since(now);
             let policy = &target.policy;
-            let next =
-                retry::next(failure, safe, attempt, policy.attempts, policy.backoff, left, fastrand::f64());
+            let next = retry::next(
+                failure,
+                safe,
+                attempt,
+                policy.its.attempts,
+                policy.backoff,
+                left,
+                fastrand::f64(),
+            );
             // Once a handler may have acted, nothing that comes later may say that none has.
             let doubt = matches!(last, Some(CallError::Lost { .. } | CallError::Deadline { .. }));
             let error = if doubt && error.is_retryable() { last.take().unwrap_or(error) } else { error };
@@ -268,6 +289,19 @@ impl<'a> Attempt<'a> {
                 sleep(next.pause).await;
             }
         }
+    }
+
+    /// A place among the calls in flight to this service.
+    async fn place<'t>(&self, target: &'t Target) -> Result<SemaphorePermit<'t>, CallError> {
+        target.bulkhead.enter(self.deadline).await.map_err(|none| {
+            metrics::counter!("ripstop_calls_held_back_total").increment(1);
+            let policy = &target.policy;
+            CallError::HeldBack {
+                service: root(self.subject).into(),
+                in_flight: policy.its.in_flight,
+                waiting: (!none.late).then_some(policy.its.waiting),
+            }
+        })
     }
 
     /// What makes it safe to repeat what this instance may have acted on.
@@ -336,6 +370,7 @@ impl<'a> Attempt<'a> {
                 }
                 Whom::Others | Whom::OthersFirst => candidates.retain(|link| !is_tried(link)),
             }
+            self.leave_out(&mut candidates);
             // Whoever is known not to have the method, only if nobody else is left to ask.
             if candidates.len() > 1 && candidates.iter().any(|link| link.may_serve(self.subject)) {
                 candidates.retain(|link| link.may_serve(self.subject));
@@ -354,6 +389,69 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Leaves out the instances that fail where others do not, but for a call now and then that finds out whether they are well
+    /// again. A call that is for one certain instance goes there.
+    fn leave_out(&self, candidates: &mut Vec<Arc<PeerLink>>) {
+        let Some(target) = self.target.filter(|target| target.policy.its.eject) else { return };
+        let certain = self.key.is_some() || self.instance.is_some();
+        if certain || !candidates.iter().any(|link| link.health.is_out()) {
+            return;
+        }
+        let now = Instant::now();
+        // Only one that is connected can say how it is.
+        let half_open = candidates.iter().position(|link| {
+            link.health.standing(now) == Standing::HalfOpen
+                && link.current(Lane::Calls).is_some()
+                && link.health.probe(target.policy.ejection, now)
+        });
+        if let Some(index) = half_open {
+            let probe = candidates.swap_remove(index);
+            candidates.clear();
+            candidates.push(probe);
+        } else if candidates.iter().any(|link| !link.health.is_out()) {
+            candidates.retain(|link| !link.health.is_out());
+        }
+    }
+
+    /// The instance answered, well or ill, as it should.
+    fn did_well(&self, link: &PeerLink, took: Duration, now: Instant) {
+        link.load.succeeded(took, now);
+        if link.health.succeeded(now) {
+            link.load.start_slowly(now);
+            tracing::info!(peer = %link.name(), "the instance is well again");
+        }
+    }
+
+    /// The instance failed, or took too long.
+    fn did_ill(&self, link: &PeerLink, took: Duration, now: Instant) {
+        link.load.failed(took, now);
+        let Some(target) = self.target.filter(|target| target.policy.its.eject) else { return };
+        let rule = target.policy.ejection;
+        let suspicion = match link.health.failed(rule, now) {
+            Sign::None => return,
+            Sign::StillBad(time) => {
+                tracing::warn!(peer = %link.name(), ?time, "the instance fails still, and is left out for longer");
+                return;
+            }
+            Sign::Suspect(suspicion) => suspicion,
+        };
+        let service = root(self.subject);
+        // One after the other: two that are judged at once could both be let go.
+        let _judging = lock(&target.judging);
+        let links = self.shared.links_for(service);
+        let others = links.iter().filter(|other| other.key != link.key && !other.health.is_out());
+        let others = others.fold(Tally::default(), |sum, other| sum.add(other.health.tally(now)));
+        let out = links.iter().filter(|other| other.health.is_out()).count();
+        if !ejection::may_leave(suspicion, others, out, links.len()) {
+            return;
+        }
+        let gauge = metrics::gauge!("ripstop_ejected", "service" => service.to_owned());
+        if let Some(time) = link.health.eject(rule, now, gauge) {
+            metrics::counter!("ripstop_ejections_total", "service" => service.to_owned()).increment(1);
+            tracing::warn!(peer = %link.name(), ?time, ?suspicion, "the instance fails where others do not: it is left out");
+        }
+    }
+
     /// Picks among the instances that are connected. Those that are not are dialled beside, so that an advert that
     /// leads nowhere costs no call anything; only while nobody is connected does the call wait for the first to be.
     async fn connect(
@@ -367,7 +465,8 @@ impl<'a> Attempt<'a> {
         }
         let up: Vec<_> =
             candidates.iter().filter(|link| link.current(Lane::Calls).is_some()).cloned().collect();
-        if let Some(link) = balance::pick(&up, Instant::now)
+        let ramp = self.target.map_or(Duration::ZERO, |target| target.policy.slow_start);
+        if let Some(link) = balance::pick(&up, ramp, Instant::now)
             && let Some(connection) = link.current(Lane::Calls)
         {
             let down = candidates.iter().filter(|link| link.current(Lane::Calls).is_none());
@@ -423,7 +522,7 @@ impl<'a> Attempt<'a> {
             instance: link.name(),
             reason: reason.into(),
         };
-        let mut outstanding = balance::Load::begin(link, late);
+        let mut outstanding = Outstanding::begin(self, link, late);
         let started = Instant::now();
         // Not sent yet: another instance may be asked.
         let gone = |reason: Arc<str>| CallError::NoInstance {
@@ -462,22 +561,34 @@ impl<'a> Attempt<'a> {
         let outcome = outcome.await.unwrap_or(Outcome::Lost("the connection ended".into()));
         let now = Instant::now();
         let took = now - started;
-        outstanding.has_ended();
+        outstanding.late = None;
         match outcome {
             Outcome::Reply(body) => {
-                link.load.succeeded(took, now);
+                self.did_well(link, took, now);
                 Ok(body)
             }
             Outcome::Error(body) => {
                 let error = self.error(&body, link);
-                match error {
-                    CallError::Full { .. } | CallError::Deadline { .. } => link.load.failed(took, now),
-                    _ => link.load.succeeded(took, now),
+                match &error {
+                    CallError::Deadline { .. } => self.did_ill(link, took, now),
+                    // What a handler gives a code, or says would fail again, is an answer.
+                    CallError::Handler { retry, code, .. } => match (retry, code) {
+                        (Some(Verdict::Never), _) | (None, Some(_)) => self.did_well(link, took, now),
+                        _ => self.did_ill(link, took, now),
+                    },
+                    // Too much to do, or leaving: the others should have the calls, but it is not broken.
+                    CallError::Full { .. } | CallError::NoInstance { .. } => link.load.failed(took, now),
+                    // It says nothing about how the instance does its work.
+                    _ => {}
                 }
                 Err(error)
             }
             Outcome::Lost(reason) => {
-                link.load.failed(took, now);
+                // Whoever said that it leaves did nothing wrong by leaving.
+                match connection.pending.draining.load(Ordering::Relaxed) {
+                    true => link.load.failed(took, now),
+                    false => self.did_ill(link, took, now),
+                }
                 Err(lost(&reason))
             }
         }
@@ -512,6 +623,32 @@ impl<'a> Attempt<'a> {
                 let ErrorBody { message, chain, retry, .. } = error;
                 CallError::Handler { subject, message, code, chain, retry, retry_after }
             }
+        }
+    }
+}
+
+/// Keeps a call counted as outstanding. One that is `late` when it is dropped, and has no outcome, has failed.
+struct Outstanding<'a> {
+    attempt: &'a Attempt<'a>,
+    link: &'a PeerLink,
+    late: Option<Instant>,
+}
+
+impl<'a> Outstanding<'a> {
+    fn begin(attempt: &'a Attempt<'_>, link: &'a PeerLink, late: Instant) -> Self {
+        link.load.begin();
+        Self { attempt, link, late: Some(late) }
+    }
+}
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.link.load.end();
+        // Its caller waits no longer: because the time was up, or for reasons of its own.
+        let Some(late) = self.late else { return };
+        let now = Instant::now();
+        if now >= late {
+            self.attempt.did_ill(self.link, balance::FAILURE, now);
         }
     }
 }

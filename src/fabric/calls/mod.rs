@@ -1,6 +1,9 @@
 //! Request-reply: the lane `calls`, from both sides.
 
 pub(crate) mod client;
+pub(crate) mod fallback;
 mod once;
 pub(crate) mod pending;
 pub(crate) mod server;
+#[cfg(feature = "tower")]
+pub(crate) mod service;

@@ -26,7 +26,7 @@ use tracing::Instrument;
 
 use crate::{
     Code, Message,
-    envelope::{self, ErrorBody, Header, Kind, check_subject},
+    envelope::{self, ErrorBody, Header, Kind, Verdict, check_subject},
     fabric::{
         Node,
         calls::{
@@ -54,6 +54,8 @@ use crate::{
 
 /// How many requests may wait for a free place beside those being handled; one more is refused as full.
 const WAITING: usize = 4096;
+/// Who was refused for that should not come back sooner, in milliseconds.
+const FULL_FOR: u64 = 50;
 /// What an answer counts beside its bytes while it waits for room: its task.
 const WAITING_ANSWER: usize = 4096;
 
@@ -179,7 +181,16 @@ pub(crate) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Stri
 }
 
 fn full() -> ErrorBody {
-    error_body(418, format!("{WAITING} requests are waiting"))
+    ErrorBody {
+        retry: Some(Verdict::Later),
+        retry_after_ms: Some(FULL_FOR),
+        ..error_body(418, format!("{WAITING} requests are waiting"))
+    }
+}
+
+/// An address without its port.
+fn host(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -277,6 +288,20 @@ impl Methods {
             let hello = wire::body(&shared.hello_body());
             reply.now(&hello.map_err(|error| error_body(416, error.to_string())));
             return Ok(());
+        }
+        if shared.rates.are_limited() {
+            // Without a name it is the address that is one caller.
+            let caller = PeerName::service_of(pipe).unwrap_or_else(|| host(pipe.origin().remote()).into());
+            if let Err(wait) = shared.rates.take(caller, Instant::now()) {
+                metrics::counter!("ripstop_calls_refused_total", "reason" => "rate").increment(1);
+                let millis = wait.as_millis().saturating_add(1);
+                reply.now(&Err(ErrorBody {
+                    retry: Some(Verdict::Later),
+                    retry_after_ms: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
+                    ..error_body(418, "this caller asks more often than it may")
+                }));
+                return Ok(());
+            }
         }
         let Some(method) = self.methods.get(&*subject).map(|entry| entry.value().clone()) else {
             reply.now(&Err(error_body(412, format!("{} has no method {subject}", shared.service))));

@@ -29,7 +29,6 @@ impl Bucket {
     }
 
     /// Whether nothing was taken for so long that the bucket is as new.
-    #[cfg(test)]
     pub(crate) fn is_full(&mut self, rate: f64, burst: f64, now: Instant) -> bool {
         self.fill(rate, burst, now);
         self.tokens >= burst

@@ -8,5 +8,9 @@
 
 pub(crate) mod bucket;
 pub(crate) mod budget;
+pub(crate) mod bulkhead;
+pub(crate) mod ejection;
+pub(crate) mod follow;
 pub(crate) mod policy;
+pub(crate) mod rates;
 pub(crate) mod retry;
