@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Health(crate::observe::args::HealthArgs),
     /// Explain an error code
     Errors(crate::observe::args::ErrorsArgs),
+    /// Find out why nodes do not find each other, or do not talk
+    Doctor(DoctorArgs),
     /// Make keys and certificates for secure nodes
     #[cfg(feature = "tls")]
     Keys(crate::keys::args::KeysArgs),
@@ -114,6 +116,19 @@ pub(crate) struct DemoArgs {
     #[cfg(feature = "tls")]
     #[arg(long, overrides_with = "secure")]
     pub(crate) plain: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Run it where the service runs, with its ripstop.toml. Exit code 1: there is a problem.
+Examples:
+  ripstop doctor                                  look at this node, and at all others
+  ripstop doctor pricing.quote                    and whether this node may call that
+  ripstop doctor --peer tcp://10.0.0.7:5555       and at whoever is there")]
+pub(crate) struct DoctorArgs {
+    /// Method that this node should be able to call; it is not run
+    #[arg(value_name = "SUBJECT")]
+    pub(crate) subject: Option<String>,
 }
 
 /// `ripstop demo-role`: one process of the demo, started by `ripstop demo` only. It is no subcommand, because those

@@ -22,8 +22,8 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// A node of the command line's, and where its settings came from.
 pub(crate) struct Joined {
     pub(crate) node: Node,
-    config: Config,
-    path: Option<PathBuf>,
+    pub(crate) config: Config,
+    pub(crate) path: Option<PathBuf>,
     /// Fixed addresses, from the file and from `--peer`.
     peers: Vec<Endpoint>,
     no_mdns_flag: bool,

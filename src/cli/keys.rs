@@ -4,7 +4,7 @@ pub(crate) mod args;
 #[cfg(feature = "curve")]
 mod curve;
 mod show;
-mod verify;
+pub(crate) mod verify;
 
 use std::{
     fmt,

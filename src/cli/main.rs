@@ -4,6 +4,7 @@ mod args;
 mod body;
 mod call;
 mod demo;
+mod doctor;
 mod exit;
 mod explain;
 mod input;
@@ -70,6 +71,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dlq(args) => store::dlq::run(&common, args, out).await,
         Command::Groups(args) => store::outbox::groups(&common, args, out).await,
         Command::Store(args) => store::run(&common, &args, out),
+        Command::Doctor(args) => doctor::run(&common, args, out).await,
         Command::Peers(args) => peers::run(&common, args, out).await,
         Command::Explain(args) => explain::run(&common, &args, out),
         Command::Ping(args) => observe::ping::run(&common, args, out).await,

@@ -104,6 +104,9 @@ pub struct HelloBody {
     /// The service's own version; may be empty.
     #[serde(default)]
     pub version: String,
+    /// What time it is there, in milliseconds since 1970; only in answers to a ping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<u64>,
     /// Where the node can be reached.
     #[serde(default)]
     pub endpoints: Vec<String>,

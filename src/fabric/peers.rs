@@ -1,6 +1,10 @@
 //! Who is there.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use tokio::{
     sync::broadcast,
@@ -39,6 +43,14 @@ pub struct PeerInfo {
     pub rtt: Option<Duration>,
     /// Why it did not answer.
     pub unreachable: Option<String>,
+    /// How far its clock is ahead of this machine's, in milliseconds; below 0 it is behind. Right to about half of `rtt`. `None`: it did
+    /// not say.
+    pub clock_ahead_ms: Option<i64>,
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl PeerInfo {
@@ -52,6 +64,7 @@ impl PeerInfo {
             sources: instance.sources.clone(),
             rtt: None,
             unreachable: None,
+            clock_ahead_ms: None,
         }
     }
 }
@@ -61,13 +74,18 @@ async fn probe(shared: &Arc<Shared>, instance: Arc<Instance>) -> PeerInfo {
     // A configured address turns into a node when it is first met: one more try under its own id.
     for _ in 0..2 {
         let link: Arc<PeerLink> = shared.link(&instance);
-        let started = Instant::now();
+        let (started, asked) = (Instant::now(), SystemTime::now());
         let result = timeout(PING_TIMEOUT, ping(shared, &link)).await;
         let mut info =
             PeerInfo::of(&shared.directory.find(&instance.key).unwrap_or_else(|| instance.clone()));
         match result {
             Ok(Ok(hello)) => {
-                info.rtt = Some(started.elapsed());
+                let rtt = started.elapsed();
+                info.rtt = Some(rtt);
+                // It looked at its clock half-way, as far as anybody knows.
+                let now = i64::try_from(unix_ms(asked + rtt / 2)).unwrap_or(i64::MAX);
+                info.clock_ahead_ms =
+                    hello.clock.map(|clock| i64::try_from(clock).unwrap_or(i64::MAX).saturating_sub(now));
                 info.version = hello.version;
                 return info;
             }

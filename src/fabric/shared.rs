@@ -225,6 +225,7 @@ impl Shared {
             fabric: self.fabric.clone(),
             service: self.service.clone(),
             version: self.version.clone(),
+            clock: None,
             endpoints: lock(&self.endpoints).iter().map(ToString::to_string).collect(),
             methods: self.methods.subjects(),
             idempotent: self.methods.idempotent(),

@@ -61,7 +61,7 @@ pub(super) fn run(dir: &Path, out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn warnings(keys: &Keys, dir: &Path, now: SystemTime) -> Vec<String> {
+pub(crate) fn warnings(keys: &Keys, dir: &Path, now: SystemTime) -> Vec<String> {
     let mut warnings = Vec::new();
     if keys.expires() < now + SOON {
         let service = keys.identity().name();

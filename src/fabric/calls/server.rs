@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use tracing::Instrument;
 use crate::{
     Code, Message,
     envelope::{self, ErrorBody, Header, Kind, Verdict, check_subject},
+    envelope::{self, ErrorBody, Header, HelloBody, Kind, check_subject},
     fabric::{
         Node,
         calls::{
@@ -37,6 +38,7 @@ use crate::{
         effect::Recorded,
         error::{HandlerError, ServeError},
         observe::Counting,
+        peers::unix_ms,
         shared::Shared,
         wire::{self, Envelope, Outgoing, own},
     },
@@ -285,7 +287,7 @@ impl Methods {
             return Ok(());
         }
         if &*subject == own::PING {
-            let hello = wire::body(&shared.hello_body());
+            let hello = wire::body(&HelloBody { clock: Some(unix_ms(SystemTime::now())), ..shared.hello_body() });
             reply.now(&hello.map_err(|error| error_body(416, error.to_string())));
             return Ok(());
         }
