@@ -45,6 +45,16 @@ pub(crate) fn load(common: &Common) -> Result<Loaded, ConfigError> {
     Ok(loaded)
 }
 
+/// The same addresses, at ports that are free.
+pub(crate) fn any_port(listeners: &[Endpoint]) -> Vec<String> {
+    let any = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Tcp { host, .. } => Some(Endpoint::Tcp { host: host.clone(), port: 0 }.to_string()),
+        Endpoint::Tls { host, .. } => Some(Endpoint::Tls { host: host.clone(), port: 0 }.to_string()),
+        Endpoint::Ipc(_) | Endpoint::Inproc(_) => None,
+    };
+    listeners.iter().filter_map(any).collect()
+}
+
 /// The fabric's name.
 pub(crate) fn fabric(common: &Common) -> Result<String, Failure> {
     Ok(load(common)?.config.fabric)
@@ -62,12 +72,7 @@ pub(crate) async fn start(
     if !common.listen.is_empty() {
         config.listen.clone_from(&common.listen);
     } else if serves.is_none() {
-        let any_port = |endpoint| match endpoint {
-            Endpoint::Tcp { host, .. } => Some(Endpoint::Tcp { host, port: 0 }.to_string()),
-            Endpoint::Tls { host, .. } => Some(Endpoint::Tls { host, port: 0 }.to_string()),
-            Endpoint::Ipc(_) | Endpoint::Inproc(_) => None,
-        };
-        config.listen = config.listeners()?.into_iter().filter_map(any_port).collect();
+        config.listen = any_port(&config.listeners()?);
     }
     if serves.is_none() {
         config.data_dir = data_dir;

@@ -14,10 +14,10 @@ use crate::{
     endpoint::Endpoint,
     fabric::{
         builder::NodeBuilder,
-        calls::{client::Call, server::Serve},
+        calls::{client::Call, probe::may_call, server::Serve},
         context::Context,
         drain,
-        error::{HandlerError, StartError},
+        error::{CallError, HandlerError, StartError},
         events::{publisher::Publish, subscription::Subscribe},
         observe::inspect::Inspect,
         peers::{PeerInfo, PeerWatch},
@@ -205,6 +205,27 @@ impl Node {
     /// ```
     pub fn call<Q: Serialize + ?Sized, R: DeserializeOwned>(&self, subject: &str, request: &Q) -> Call<R> {
         Call::new(self, subject, request)
+    }
+
+    /// Whether an instance would take a call of this method from this node: whether it has it, and lets us. Nothing is run there.
+    ///
+    /// # Errors
+    /// [`CallError::NoSuchMethod`], [`CallError::Forbidden`], [`CallError::Full`]; [`CallError::NoInstance`] and
+    /// [`CallError::Deadline`] when it does not answer.
+    ///
+    /// Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// for peer in node.peers().await {
+    ///     if let Some(id) = peer.node {
+    ///         println!("{}: {:?}", peer.service, node.may_call("pricing.quote", id).await);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn may_call(&self, subject: &str, instance: NodeId) -> Result<(), CallError> {
+        may_call(&self.shared, instance, subject).await
     }
 
     /// Opens a topic to publish events on.

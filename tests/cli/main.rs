@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)] // in tests a panic is the report; clippy.toml allows it within test functions only
 
 mod demo;
+#[cfg(all(unix, feature = "tls"))]
+mod doctor;
 #[cfg(all(unix, feature = "durable"))]
 mod durable;
 mod fabric;

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+#[cfg(feature = "cli")]
+mod doctor;
 #[cfg(feature = "durable")]
 mod durable;
 mod forger;

@@ -90,6 +90,23 @@ impl Net {
         }
     }
 
+    /// Keeps multicast from a host, as a switch that filters it does; whatever is sent to it alone arrives.
+    #[cfg(feature = "cli")]
+    pub(crate) fn filter_multicast(&self, n: usize) {
+        ip(&[
+            "-n",
+            &self.switch(),
+            "link",
+            "set",
+            &format!("p{n}"),
+            "type",
+            "bridge_slave",
+            "mcast_flood",
+            "off",
+        ])
+        .unwrap();
+    }
+
     /// Lets a plain socket of a host send multicast.
     pub(crate) fn route_multicast(&self, n: usize) {
         ip(&["-n", &self.host(n), "route", "add", "224.0.0.0/4", "dev", "eth0"]).unwrap();

@@ -36,20 +36,75 @@ pub(super) struct Case<'a> {
 
 /// An error's words, what they mean, and what mends it; `{peer}` and `{at}` are filled in. The first that fits counts.
 const CAUSES: [(&str, &str, &str, &str); 14] = [
-    ("this side has no keys", "keys", "{peer} has keys, and this node has none", "[security] dir = \"…\" in ripstop.toml here; ripstop keys issue SERVICE makes it"),
-    ("does not speak TLS", "keys", "this node has keys, and {peer} has none", "[security] dir = \"…\" in ripstop.toml there"),
-    ("issued by another CA", "certificate", "the certificate of {peer} was issued by a CA that this node does not trust", "the same ca.pem on both sides: security.ca here, or ripstop keys issue --dir CA there"),
-    ("does not trust the CA", "certificate", "{peer} does not trust the CA of this node's certificate", "the same ca.pem on both sides: security.ca there, or ripstop keys issue --dir CA here"),
-    ("not valid before", "clock", "the certificate of {peer} is not valid yet: one of the two clocks is wrong, most likely", "set the clock (timedatectl); or ripstop keys issue --renew there"),
-    ("certificate expired", "certificate", "the certificate of {peer} has expired", "ripstop keys issue SERVICE --renew there"),
-    ("it has expired", "certificate", "{peer} says that this node's certificate has expired", "ripstop keys issue SERVICE --renew here; or set the clock there"),
-    ("was revoked", "certificate", "one of the two certificates was revoked ({error})", "ripstop keys issue SERVICE --renew for whoever is to be let in again"),
-    ("certificate is for", "certificate", "{peer} is not who it should be: {error}", "the certificate that belongs to that service: security.cert there; or service = \"…\" in [[peers]] here"),
+    (
+        "this side has no keys",
+        "keys",
+        "{peer} has keys, and this node has none",
+        "[security] dir = \"…\" in ripstop.toml here; ripstop keys issue SERVICE makes it",
+    ),
+    (
+        "does not speak TLS",
+        "keys",
+        "this node has keys, and {peer} has none",
+        "[security] dir = \"…\" in ripstop.toml there",
+    ),
+    (
+        "issued by another CA",
+        "certificate",
+        "the certificate of {peer} was issued by a CA that this node does not trust",
+        "the same ca.pem on both sides: security.ca here, or ripstop keys issue --dir CA there",
+    ),
+    (
+        "does not trust the CA",
+        "certificate",
+        "{peer} does not trust the CA of this node's certificate",
+        "the same ca.pem on both sides: security.ca there, or ripstop keys issue --dir CA here",
+    ),
+    (
+        "not valid before",
+        "clock",
+        "the certificate of {peer} is not valid yet: one of the two clocks is wrong, most likely",
+        "set the clock (timedatectl); or ripstop keys issue --renew there",
+    ),
+    (
+        "certificate expired",
+        "certificate",
+        "the certificate of {peer} has expired",
+        "ripstop keys issue SERVICE --renew there",
+    ),
+    (
+        "it has expired",
+        "certificate",
+        "{peer} says that this node's certificate has expired",
+        "ripstop keys issue SERVICE --renew here; or set the clock there",
+    ),
+    (
+        "was revoked",
+        "certificate",
+        "one of the two certificates was revoked ({error})",
+        "ripstop keys issue SERVICE --renew for whoever is to be let in again",
+    ),
+    (
+        "certificate is for",
+        "certificate",
+        "{peer} is not who it should be: {error}",
+        "the certificate that belongs to that service: security.cert there; or service = \"…\" in [[peers]] here",
+    ),
     ("certificate", "certificate", "{peer}: {error}", "ripstop keys verify DIR, on both sides"),
     ("may not", "permission", "{peer}: {error}", "[[allow]] in ripstop.toml there"),
     ("forbidden", "permission", "{peer}: {error}", "[[allow]] in ripstop.toml there"),
-    ("3.0 or later is needed", "version", "{peer} speaks a version of ZeroMQ's protocol that is too old", "libzmq 4.0 or later there"),
-    ("mechanism", "mechanism", "{peer} and this node have no security mechanism in common: {error}", "[security] in ripstop.toml on both sides, or on neither"),
+    (
+        "3.0 or later is needed",
+        "version",
+        "{peer} speaks a version of ZeroMQ's protocol that is too old",
+        "libzmq 4.0 or later there",
+    ),
+    (
+        "mechanism",
+        "mechanism",
+        "{peer} and this node have no security mechanism in common: {error}",
+        "[security] in ripstop.toml on both sides, or on neither",
+    ),
 ];
 
 /// What keeps this node from talking to a peer.
@@ -65,20 +120,31 @@ pub(super) fn of_peer(case: &Case<'_>) -> Finding {
                 .fix(format!("fabric = \"{theirs}\" in ripstop.toml here (RIPSTOP_FABRIC, --fabric), or fabric = \"{ours}\" there"));
         }
         (Reach::Refused, _) => {
-            return Finding::problem("address", format!("nobody listens at {endpoint}, where {peer} should be"))
-                .fix(format!("start it; or another port: {line}"));
+            return Finding::problem(
+                "address",
+                format!("nobody listens at {endpoint}, where {peer} should be"),
+            )
+            .fix(format!("start it; or another port: {line}"));
         }
         (Reach::Lost, _) => {
             return Finding::problem("address", format!("{endpoint} of {peer} cannot be reached from here"))
-                .fix(format!("an address that this machine has a route to, and no firewall in between: {line}"));
+                .fix(format!(
+                    "an address that this machine has a route to, and no firewall in between: {line}"
+                ));
         }
         (Reach::Other, _) => {
-            return Finding::problem("address", format!("at {endpoint} another program answers, which does not speak ZeroMQ's protocol"))
-                .fix(format!("the right port: {line}"));
+            return Finding::problem(
+                "address",
+                format!("at {endpoint} another program answers, which does not speak ZeroMQ's protocol"),
+            )
+            .fix(format!("the right port: {line}"));
         }
         (Reach::Silent, _) => {
-            return Finding::problem("process", format!("{peer} at {endpoint} takes connections and says nothing: it is stopped, or hangs"))
-                .fix("look at the process there (ps, its log); SIGCONT, or restart it");
+            return Finding::problem(
+                "process",
+                format!("{peer} at {endpoint} takes connections and says nothing: it is stopped, or hangs"),
+            )
+            .fix("look at the process there (ps, its log); SIGCONT, or restart it");
         }
         (Reach::Zmtp | Reach::Unknown, None) => {}
     }
@@ -96,7 +162,10 @@ pub(super) fn of_peer(case: &Case<'_>) -> Finding {
 pub(super) fn of_start(error: &str) -> Finding {
     let fixes = [
         ("interface", "discovery.interfaces or listen in ripstop.toml: ip address shows what there is"),
-        ("insecure", "[security] dir = \"…\" in ripstop.toml, or insecure = true where anybody may read along"),
+        (
+            "insecure",
+            "[security] dir = \"…\" in ripstop.toml, or insecure = true where anybody may read along",
+        ),
         ("data_dir", "data_dir in ripstop.toml: one process at a time, which can write there"),
         ("cannot listen", "listen in ripstop.toml"),
     ];

@@ -30,7 +30,10 @@ pub(super) fn descriptors(limit: Option<(u64, u64)>) -> Option<Finding> {
     if soft >= wanted {
         return Some(Finding::ok("descriptors", says));
     }
-    let says = format!("{says}: with more than about {} connections, new ones are refused", soft.saturating_sub(OTHERS));
+    let says = format!(
+        "{says}: with more than about {} connections, new ones are refused",
+        soft.saturating_sub(OTHERS)
+    );
     let fix = match hard >= wanted {
         true => format!("ulimit -n {wanted}, or LimitNOFILE={wanted} in the service's unit"),
         false => format!("LimitNOFILE={wanted} in the service's unit (the hard limit is {hard})"),
@@ -44,7 +47,8 @@ pub(super) fn config(loaded: &Loaded) -> Finding {
         Some(path) => path.display().to_string(),
         None => "no ripstop.toml here: defaults".into(),
     };
-    let service = loaded.config.service.as_deref().map(|name| format!(", service {name}")).unwrap_or_default();
+    let service =
+        loaded.config.service.as_deref().map(|name| format!(", service {name}")).unwrap_or_default();
     Finding::ok("config", format!("{place}; fabric {}{service}", loaded.config.fabric))
 }
 
@@ -58,18 +62,31 @@ pub(super) fn keys(loaded: &Loaded) -> Vec<Finding> {
     let security = &loaded.config.security;
     if !security.has_keys() {
         let says = "none: whoever can reach a port of this node can call it, and read along";
-        return vec![Finding::note("keys", says).fix("ripstop keys init, ripstop keys issue SERVICE, [security] dir = \"…\"")];
+        return vec![
+            Finding::note("keys", says)
+                .fix("ripstop keys init, ripstop keys issue SERVICE, [security] dir = \"…\""),
+        ];
     }
     let base = loaded.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
     let now = std::time::SystemTime::now();
     let keys = match Keys::load(security, base) {
         Ok(keys) => keys,
-        Err(error) => return vec![Finding::problem("keys", error.to_string()).fix("ripstop keys verify DIR tells more")],
+        Err(error) => {
+            return vec![
+                Finding::problem("keys", error.to_string()).fix("ripstop keys verify DIR tells more"),
+            ];
+        }
     };
     let dir = security.dir.as_deref().map(|dir| base.join(dir)).unwrap_or_default();
     if let Err(refusal) = keys.check_own(now) {
-        let fix = format!("ripstop keys issue {} --renew --out {}; if the date there is right, see this machine's clock", keys.identity().name(), dir.display());
-        return vec![Finding::problem("keys", format!("the others would refuse this node: {refusal}")).fix(fix)];
+        let fix = format!(
+            "ripstop keys issue {} --renew --out {}; if the date there is right, see this machine's clock",
+            keys.identity().name(),
+            dir.display()
+        );
+        return vec![
+            Finding::problem("keys", format!("the others would refuse this node: {refusal}")).fix(fix),
+        ];
     }
     let mut findings = vec![Finding::ok("keys", format!("{}", keys.identity()))];
     let warnings = crate::keys::verify::warnings(&keys, &dir, now);
@@ -107,21 +124,27 @@ fn port(listener: &Endpoint, peers: &[PeerInfo], own: Option<&str>) -> Option<Fi
         Err(error) => error,
     };
     let holder = peers.iter().find(|peer| {
-        peer.rtt.is_some() && peer.endpoints.iter().any(|theirs| theirs.host_and_port().is_some_and(|(_, at)| at == port))
+        peer.rtt.is_some()
+            && peer.endpoints.iter().any(|theirs| theirs.host_and_port().is_some_and(|(_, at)| at == port))
     });
-    let another = format!("listen = [\"{}\"], or another port, in ripstop.toml", listener.to_string().replace(&format!(":{port}"), ":0"));
+    let another = format!(
+        "listen = [\"{}\"], or another port, in ripstop.toml",
+        listener.to_string().replace(&format!(":{port}"), ":0")
+    );
     Some(match (error.kind(), holder) {
         (ErrorKind::AddrInUse, Some(holder)) if own.is_none_or(|own| own == holder.service) => {
             let node = holder.node.map(|node| node.short()).unwrap_or_default();
             Finding::ok("port", format!("{listener}: {}/{node} listens there", holder.service))
         }
         (ErrorKind::AddrInUse, _) => {
-            let says = format!("{listener} is taken by another program (ss -ltnp 'sport = :{port}' names it)");
+            let says =
+                format!("{listener} is taken by another program (ss -ltnp 'sport = :{port}' names it)");
             Finding::problem("port", says).fix(another)
         }
         (ErrorKind::AddrNotAvailable, _) => {
             let says = format!("{listener}: this machine has no such address");
-            Finding::problem("port", says).fix("listen = [\"lan\"], or the name of an interface, in ripstop.toml")
+            Finding::problem("port", says)
+                .fix("listen = [\"lan\"], or the name of an interface, in ripstop.toml")
         }
         (ErrorKind::PermissionDenied, _) => {
             let says = format!("{listener}: ports below 1024 are the system's");
@@ -139,8 +162,11 @@ pub(super) async fn multicast(joined: &Joined) -> Vec<Finding> {
         let finding = match joined.config.discovery.mdns {
             _ if !cfg!(feature = "mdns") => Finding::note("mdns", format!("{says}it is not built in")),
             false => Finding::note("mdns", format!("{says}discovery.mdns is false, or --no-mdns was given")),
-            true => Finding::note("mdns", format!("{says}every listener is on loopback, where only this machine is"))
-                .fix("to be found by others: listen = [\"lan\"] in ripstop.toml"),
+            true => Finding::note(
+                "mdns",
+                format!("{says}every listener is on loopback, where only this machine is"),
+            )
+            .fix("to be found by others: listen = [\"lan\"] in ripstop.toml"),
         };
         return vec![finding];
     }
@@ -159,10 +185,16 @@ pub(super) async fn multicast(joined: &Joined) -> Vec<Finding> {
         let says = format!("{address} ({})", interfaces.join(", "));
         findings.push(match heard {
             Ok(Ok(true)) => Finding::ok("mdns", format!("multicast goes out and comes back at {says}")),
-            Ok(Ok(false)) => Finding::problem("mdns", format!("multicast goes out at {says}, and does not come back: a filter on this machine"))
-                .fix("let UDP port 5353 to 224.0.0.251 through, in and out; or name the others in [[peers]]"),
-            Ok(Err(error)) => Finding::problem("mdns", format!("multicast cannot be sent at {says}: {error}"))
-                .fix("discovery.interfaces = [\"…\"] in ripstop.toml, with one that has a route; or [[peers]]"),
+            Ok(Ok(false)) => Finding::problem(
+                "mdns",
+                format!("multicast goes out at {says}, and does not come back: a filter on this machine"),
+            )
+            .fix("let UDP port 5353 to 224.0.0.251 through, in and out; or name the others in [[peers]]"),
+            Ok(Err(error)) => {
+                Finding::problem("mdns", format!("multicast cannot be sent at {says}: {error}")).fix(
+                    "discovery.interfaces = [\"…\"] in ripstop.toml, with one that has a route; or [[peers]]",
+                )
+            }
             Err(_) => continue,
         });
     }
@@ -195,7 +227,9 @@ fn echo(from: Ipv4Addr) -> std::io::Result<bool> {
         match hear.recv_from(&mut buffer) {
             Ok((_, whose)) if whose == own => return Ok(true),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(false),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         }
     }

@@ -92,9 +92,7 @@ impl Report {
             self.warnings += u32::from(finding.grade == Grade::Warning);
             let Finding { grade, what, says, fix } = finding;
             if self.out.json {
-                self.out.value(
-                    &json!({"grade": grade.as_str(), "what": what, "says": says, "fix": fix}),
-                )?;
+                self.out.value(&json!({"grade": grade.as_str(), "what": what, "says": says, "fix": fix}))?;
                 continue;
             }
             self.out.line(format!("{:<8} {what:<12} {says}", grade.as_str()))?;
@@ -118,7 +116,8 @@ impl Report {
             )));
         }
         if !self.out.json {
-            let warnings = if self.warnings > 0 { many(self.warnings, "warning") } else { "all is well".into() };
+            let warnings =
+                if self.warnings > 0 { many(self.warnings, "warning") } else { "all is well".into() };
             self.out.line(format!("no problem found; {warnings}"))?;
         }
         self.out.flush()
@@ -135,7 +134,7 @@ pub(crate) async fn run(common: &Common, args: DoctorArgs, out: Output) -> Resul
             return report.end();
         }
     };
-    report.say(here::config(&loaded))?;
+    report.say([here::config(&loaded)])?;
     #[cfg(feature = "tls")]
     report.say(here::keys(&loaded))?;
     let listeners = match here::listeners(common, &loaded) {
@@ -145,7 +144,9 @@ pub(crate) async fn run(common: &Common, args: DoctorArgs, out: Output) -> Resul
             return report.end();
         }
     };
-    let joined = match join::join(common, None, args.subject.as_deref().unwrap_or_default()).await {
+    // As a passing client: the service's own ports may be its own already.
+    let client = Common { listen: join::any_port(&listeners), ..common.clone() };
+    let joined = match join::join(&client, None, args.subject.as_deref().unwrap_or_default()).await {
         Ok(joined) => joined,
         Err(failure) => {
             report.say([cause::of_start(&failure.to_string())])?;

@@ -19,7 +19,7 @@ use super::{
     Finding, Grade,
     cause::{self, Case, Reach},
 };
-use crate::{body::Body, join::Joined};
+use crate::join::Joined;
 
 /// A connection, and then a greeting, take no longer on any network that is fit for use.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -34,8 +34,12 @@ pub(super) async fn peers(joined: &Joined, peers: &[PeerInfo]) -> Vec<Finding> {
     if peers.is_empty() {
         let nobody = Finding::warning("peers", format!("nobody is known: {}", joined.why_nobody()));
         let fix = match joined.uses_mdns() {
-            true => "is one running in this fabric? Where multicast does not get through (other subnets, some Wi-Fi and clouds): [[peers]] in ripstop.toml",
-            false => "is one running in this fabric? On other machines it takes listen = [\"lan\"], on both sides, or [[peers]] in ripstop.toml",
+            true => {
+                "is one running in this fabric? Where multicast does not get through (other subnets, some Wi-Fi and clouds): [[peers]] in ripstop.toml"
+            }
+            false => {
+                "is one running in this fabric? On other machines it takes listen = [\"lan\"], on both sides, or [[peers]] in ripstop.toml"
+            }
         };
         return vec![nobody.fix(fix)];
     }
@@ -65,12 +69,17 @@ fn name(peer: &PeerInfo) -> String {
 fn answered(peer: &PeerInfo, rtt: Duration, peers: &[PeerInfo], joined: &Joined) -> Vec<Finding> {
     let name = name(peer);
     let sources = peer.sources.join(", ");
-    let mut findings = vec![Finding::ok("peer", format!("{name} answers in {:.1} ms, found by {sources}", rtt.as_secs_f64() * 1e3))];
+    let mut findings = vec![Finding::ok(
+        "peer",
+        format!("{name} answers in {:.1} ms, found by {sources}", rtt.as_secs_f64() * 1e3),
+    )];
     findings.extend(peer.clock_ahead_ms.and_then(|ahead| skew(&name, ahead)));
     let beyond = peer.endpoints.iter().any(is_beyond_loopback);
     let by_mdns = peers.iter().any(|peer| peer.sources.contains(&"mdns"));
     if beyond && joined.uses_mdns() && !by_mdns && peer.sources == ["static"] {
-        let says = format!("{name} is reached by its address, and not found by multicast: it does not get through between the two");
+        let says = format!(
+            "{name} is reached by its address, and not found by multicast: it does not get through between the two"
+        );
         let fix = "let multicast through (switches: IGMP snooping; Wi-Fi: isolation), or keep [[peers]]; there, discovery.mdns = true and listen = [\"lan\"]";
         findings.push(Finding::warning("mdns", says).fix(fix));
     }
@@ -97,7 +106,15 @@ async fn unreachable(peer: &PeerInfo, ours: &str) -> Finding {
         let fabric = fabric.filter(|fabric| fabric != ours);
         let endpoint = endpoint.to_string();
         let advertised = peer.sources.iter().any(|source| *source != "static");
-        let case = Case { peer: &name, endpoint: &endpoint, error, reach, fabric: fabric.as_deref(), ours, advertised };
+        let case = Case {
+            peer: &name,
+            endpoint: &endpoint,
+            error,
+            reach,
+            fabric: fabric.as_deref(),
+            ours,
+            advertised,
+        };
         let finding = cause::of_peer(&case);
         // One that connects tells more than those that do not.
         if matches!(reach, Reach::Zmtp | Reach::Other | Reach::Silent) {
@@ -114,7 +131,9 @@ async fn probe(endpoint: &Endpoint) -> (Reach, Option<String>) {
     let host = host.trim_matches(['[', ']']);
     let stream = match timeout(PATIENCE, TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => return (Reach::Refused, None),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            return (Reach::Refused, None);
+        }
         Ok(Err(_)) | Err(_) => return (Reach::Lost, None),
     };
     timeout(PATIENCE, greet(stream)).await.unwrap_or((Reach::Silent, None))
@@ -131,7 +150,16 @@ async fn greet(mut stream: TcpStream) -> (Reach, Option<String>) {
         if stream.write_all(&output).await.is_err() {
             break;
         }
-        match stream.read_buf(&mut bytes).await {
+        let read = match timeout(PATIENCE / 3, stream.read_buf(&mut bytes)).await {
+            Ok(read) => read,
+            // A program that reads lines says something when it has one that it does not understand.
+            Err(_) if first.is_none() => match stream.write_all(b"\r\n\r\n").await {
+                Ok(()) => stream.read_buf(&mut bytes).await,
+                Err(error) => Err(error),
+            },
+            Err(_) => break,
+        };
+        match read {
             Ok(1..) => {}
             // Nothing at all before the end: what wants TLS first, or a stranger.
             _ => break,
@@ -160,19 +188,27 @@ pub(super) async fn method(joined: &Joined, peers: &[PeerInfo], subject: &str) -
         let nearest = joined.node.directory().nearest(service);
         let hint = nearest.map(|nearest| format!(": did you mean {nearest}?")).unwrap_or_default();
         let says = format!("nobody serves {service}.…{hint}");
-        return vec![Finding::problem("method", says).fix(format!("start it: ripstop serve {subject}, or node.serve in the service"))];
+        return vec![
+            Finding::problem("method", says)
+                .fix(format!("start it: ripstop serve {subject}, or node.serve in the service")),
+        ];
     }
     let mut findings = Vec::new();
     for peer in theirs.into_iter().filter(|peer| peer.rtt.is_some()) {
         let Some(node) = peer.node else { continue };
         let name = name(peer);
-        let asked = joined.node.call::<_, Body>(subject, &Body(serde_json::Value::Null)).instance(node).dry_run();
-        findings.push(match asked.await {
+        findings.push(match joined.node.may_call(subject, node).await {
             Ok(()) => Finding::ok("method", format!("{name} has {subject}, and this node may call it")),
-            Err(CallError::NoSuchMethod { .. }) => Finding::problem("method", format!("{name} has no method {subject}"))
-                .fix("the name as it is served there (ripstop stats), or the version that has it"),
-            Err(CallError::Forbidden { reason, .. }) => Finding::problem("permission", format!("{name}: {reason}"))
-                .fix(format!("[[allow]] with who = \"{}\" and call = [\"{subject}\"], in ripstop.toml there", joined.node.service())),
+            Err(CallError::NoSuchMethod { .. }) => {
+                Finding::problem("method", format!("{name} has no method {subject}"))
+                    .fix("the name as it is served there (ripstop stats), or the version that has it")
+            }
+            Err(CallError::Forbidden { reason, .. }) => {
+                Finding::problem("permission", format!("{name}: {reason}")).fix(format!(
+                    "[[allow]] with who = \"{}\" and call = [\"{subject}\"], in ripstop.toml there",
+                    joined.node.service()
+                ))
+            }
             Err(error) => Finding::problem("method", format!("{name}: {error}")),
         });
     }

@@ -669,7 +669,7 @@ pub(crate) async fn ping(shared: &Arc<Shared>, link: &Arc<PeerLink>) -> Result<H
 }
 
 /// The instance with this id; waits for discovery, as a call does.
-async fn instance(shared: &Shared, node: NodeId) -> Result<Arc<Instance>, CallError> {
+pub(super) async fn instance(shared: &Shared, node: NodeId) -> Result<Arc<Instance>, CallError> {
     let give_up = deadline(shared.options.discovery_wait);
     let mut changed = shared.directory.changed();
     loop {

@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod fallback;
 mod once;
 pub(crate) mod pending;
+pub(crate) mod probe;
 pub(crate) mod server;
 #[cfg(feature = "tower")]
 pub(crate) mod service;

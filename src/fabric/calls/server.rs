@@ -287,7 +287,8 @@ impl Methods {
             return Ok(());
         }
         if &*subject == own::PING {
-            let hello = wire::body(&HelloBody { clock: Some(unix_ms(SystemTime::now())), ..shared.hello_body() });
+            let hello =
+                wire::body(&HelloBody { clock: Some(unix_ms(SystemTime::now())), ..shared.hello_body() });
             reply.now(&hello.map_err(|error| error_body(416, error.to_string())));
             return Ok(());
         }
