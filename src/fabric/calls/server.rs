@@ -26,8 +26,7 @@ use tracing::Instrument;
 
 use crate::{
     Code, Message,
-    envelope::{self, ErrorBody, Header, Kind, Verdict, check_subject},
-    envelope::{self, ErrorBody, Header, HelloBody, Kind, check_subject},
+    envelope::{self, ErrorBody, Header, HelloBody, Kind, Verdict, check_subject},
     fabric::{
         Node,
         calls::{
