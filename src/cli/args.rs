@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Ping(crate::observe::args::PingArgs),
     /// Show rates, times, errors and what waits, by service
     Stats(crate::observe::args::StatsArgs),
+    /// Watch services live: rates, times, errors, what waits
+    Top,
     /// Say whether services are ready, with an exit code
     Health(crate::observe::args::HealthArgs),
     /// Explain an error code

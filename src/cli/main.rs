@@ -76,6 +76,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(&common, &args, out),
         Command::Ping(args) => observe::ping::run(&common, args, out).await,
         Command::Stats(args) => observe::stats::run(&common, args, out).await,
+        Command::Top => observe::top::run(&common).await,
         Command::Health(args) => observe::health::run(&common, args, out).await,
         Command::Errors(args) => observe::errors::run(&args, out),
         #[cfg(feature = "tls")]

@@ -20,6 +20,7 @@ use std::{
 
 use crate::{
     Message,
+    observe::flow::Watch,
     socket::{account::OVERHEAD, pipe::Pipe},
     sync::lock,
 };
@@ -36,6 +37,8 @@ pub(crate) struct Inbox {
     head: Mutex<Head>,
     /// Locked after `head`, if both are.
     tail: Mutex<Tail>,
+    /// What was seen of it.
+    pub(crate) watch: Mutex<Watch>,
 }
 
 /// One received message.
@@ -72,6 +75,8 @@ struct Tail {
     ring: VecDeque<u64>,
     messages: usize,
     bytes: usize,
+    /// All messages that ever came in.
+    entered: u64,
     spare: Vec<VecDeque<Item>>,
     readers: Vec<Waker>,
     closed: bool,
@@ -130,6 +135,7 @@ impl Inbox {
             bytes: bytes.max(1),
             head: Mutex::default(),
             tail: Mutex::default(),
+            watch: Mutex::default(),
         }
     }
 
@@ -260,6 +266,13 @@ impl Inbox {
         }
     }
 
+    /// How many messages ever came in, and how many wait.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let head = lock(&self.head);
+        let tail = lock(&self.tail);
+        (tail.entered, (head.items.len() + tail.messages) as u64)
+    }
+
     /// How many messages wait.
     pub(crate) fn len(&self) -> usize {
         let head = lock(&self.head);
@@ -328,6 +341,7 @@ impl Drop for Fill<'_> {
             self.pipe.wait(bytes);
             tail.messages += messages;
             tail.bytes += bytes;
+            tail.entered += messages as u64;
         }
         if self.lane.messages == 0 {
             return;

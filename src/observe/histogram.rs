@@ -58,8 +58,16 @@ impl Histogram {
 
     /// What is counted so far.
     pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        self.count_into(&mut counts);
+        counts
+    }
+
+    /// The same, in memory that is there.
+    pub(crate) fn count_into(&self, into: &mut Counts) {
+        into.0.clear();
         let counts = self.buckets.iter().map(|count| count.load(Ordering::Relaxed));
-        Counts((0u16..).zip(counts).filter(|(_, count)| *count > 0).collect())
+        into.0.extend((0u16..).zip(counts).filter(|(_, count)| *count > 0));
     }
 }
 

@@ -13,6 +13,7 @@
 
 #[cfg(feature = "observe")]
 pub(crate) mod endpoint;
+pub(crate) mod flow;
 mod histogram;
 pub(crate) mod names;
 mod report;

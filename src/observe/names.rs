@@ -5,7 +5,7 @@ use std::sync::Once;
 
 use metrics::Unit;
 
-use super::series::Names;
+use super::{flow, series::Names};
 
 /// The label for what became of a call: `ok`, or a stable error code.
 pub(crate) const CODE: &str = "code";
@@ -31,6 +31,25 @@ pub(crate) const CALLERS: Names = Names {
     in_flight: "ripstop_caller_requests_in_flight",
     label: "caller",
 };
+
+/// Handlers of pulled work.
+pub(crate) const WORK: Names = Names {
+    total: "ripstop_work_total",
+    seconds: "ripstop_work_duration_seconds",
+    in_flight: "ripstop_work_in_flight",
+    label: "queue",
+};
+/// Events that this node publishes.
+pub(crate) const PUBLISHED: flow::Names = flow::Names {
+    total: "ripstop_events_published_total",
+    label: "subject",
+    dropped: Some(("ripstop_events_dropped_total", [NO_SUBSCRIBER, SLOW_SUBSCRIBER])),
+};
+pub(crate) const NO_SUBSCRIBER: &str = "no_subscriber";
+pub(crate) const SLOW_SUBSCRIBER: &str = "slow_subscriber";
+/// Items that this node pushes.
+pub(crate) const PUSHED: flow::Names =
+    flow::Names { total: "ripstop_work_pushed_total", label: "queue", dropped: None };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -120,6 +139,42 @@ pub(crate) const ALL: &[(&str, Kind, Option<Unit>, &str)] = &[
     ("ripstop_work_done_total", Kind::Counter, None, "Items that a handler has done."),
     ("ripstop_work_failed_total", Kind::Counter, None, "Items that a handler has not done, by reason."),
     ("ripstop_work_dropped_total", Kind::Counter, None, "Items received that could not be kept, by reason."),
+    ("ripstop_work_total", Kind::Counter, None, "Items that handlers had, by queue and code."),
+    (
+        "ripstop_work_duration_seconds",
+        Kind::Histogram,
+        Some(Unit::Seconds),
+        "How long handlers of work took.",
+    ),
+    ("ripstop_work_in_flight", Kind::Gauge, None, "Items that handlers have now."),
+    ("ripstop_work_received_total", Kind::Counter, None, "Items received, by queue."),
+    ("ripstop_work_waiting", Kind::Gauge, None, "Items received that nobody has taken yet."),
+    (
+        "ripstop_work_oldest_seconds",
+        Kind::Gauge,
+        Some(Unit::Seconds),
+        "The oldest of them waits at least so long.",
+    ),
+    ("ripstop_events_received_total", Kind::Counter, None, "Events received, by subscription."),
+    ("ripstop_events_waiting", Kind::Gauge, None, "Events received that nobody has taken yet."),
+    (
+        "ripstop_events_oldest_seconds",
+        Kind::Gauge,
+        Some(Unit::Seconds),
+        "The oldest of them waits at least so long.",
+    ),
+    (
+        "ripstop_dead_letters_oldest_seconds",
+        Kind::Gauge,
+        Some(Unit::Seconds),
+        "The oldest dead letter lies there so long.",
+    ),
+    (
+        "ripstop_outbox_oldest_seconds",
+        Kind::Gauge,
+        Some(Unit::Seconds),
+        "The oldest durable item waits so long.",
+    ),
     ("ripstop_outbox_items", Kind::Gauge, None, "Durable items that wait until they are processed."),
     ("ripstop_outbox_bytes", Kind::Gauge, Some(Unit::Bytes), "The bytes of their bodies."),
     ("ripstop_dead_letters", Kind::Gauge, None, "Durable items that nobody could do."),
@@ -243,7 +298,8 @@ mod tests {
         let mut used = BTreeSet::new();
         written(&root.join("src"), &mut used);
         used.retain(|name| name != "ripstop_mutate");
-        for names in [CALLS, REQUESTS, CALLERS] {
+        used.extend([PUBLISHED.total, PUSHED.total, "ripstop_events_dropped_total"].map(str::to_owned));
+        for names in [CALLS, REQUESTS, CALLERS, WORK] {
             used.extend([names.total, names.seconds, names.in_flight].map(str::to_owned));
         }
         let described: BTreeSet<_> = ALL.iter().map(|(name, ..)| (*name).to_owned()).collect();

@@ -260,4 +260,6 @@ pub struct KeptStats {
     pub letters: u64,
     /// The oldest item waits so long, in milliseconds.
     pub oldest_ms: u64,
+    /// The oldest dead letter lies there so long, in milliseconds.
+    pub letters_oldest_ms: u64,
 }

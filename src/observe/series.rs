@@ -129,16 +129,23 @@ impl Series {
         Mark {
             at: now,
             ok: self.ok.load(Ordering::Relaxed),
-            errors: lock(&self.errors).values().map(|(count, _)| count).sum(),
+            errors: self.failures(),
             latency: self.latency.counts(),
         }
     }
 
     /// Moves the window on. To be called now and then, always after about the same time.
     pub(crate) fn tick(&self, now: Instant) {
-        let mark = self.mark(now);
+        let errors = self.failures();
         let mut window = lock(&self.window);
-        window.older = std::mem::replace(&mut window.newer, mark);
+        let Window { older, newer } = &mut *window;
+        std::mem::swap(older, newer);
+        (newer.at, newer.ok, newer.errors) = (now, self.ok.load(Ordering::Relaxed), errors);
+        self.latency.count_into(&mut newer.latency);
+    }
+
+    fn failures(&self) -> u64 {
+        lock(&self.errors).values().map(|(count, _)| count).sum()
     }
 
     /// What there is to say of it now.

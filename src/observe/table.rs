@@ -34,6 +34,26 @@ impl<T> Table<T> {
         self.named.entry(name.into()).or_insert_with(|| Arc::new(make(name))).clone()
     }
 
+    /// Whether this name is one of those counted apart; it is from now on, if there is room.
+    pub(crate) fn is_known(&self, name: &str, make: impl FnOnce() -> T) -> bool {
+        if self.named.contains_key(name) {
+            return true;
+        }
+        let room = self.named.len() < self.most;
+        if room {
+            self.named.insert(name.into(), Arc::new(make()));
+        }
+        room
+    }
+
+    /// Shows everything, in no order, without taking memory for it.
+    pub(crate) fn each(&self, mut show: impl FnMut(&T)) {
+        self.named.iter().for_each(|entry| show(entry.value()));
+        if let Some(other) = self.other.get() {
+            show(other);
+        }
+    }
+
     /// Everything, by name.
     pub(crate) fn all(&self) -> Vec<(String, Arc<T>)> {
         let named = self.named.iter().map(|entry| (entry.key().to_string(), entry.value().clone()));

@@ -163,3 +163,56 @@ async fn only_admins_look_into_a_node_with_keys() {
     let config = soon(admins.config()).await.unwrap();
     assert!(!config.values().any(|value| value.contains("PRIVATE")), "{config:?}");
 }
+
+#[tokio::test]
+async fn topics_and_queues_are_counted() {
+    let lan = Memory::new();
+    let (orders, mailer) = (start(&lan, "orders").await, start(&lan, "mailer").await);
+    let created = orders.publisher::<u64>("orders.created").await.unwrap();
+    created.publish(&0).await.unwrap(); // to nobody
+    let mut events = mailer.subscribe::<u64>("orders.*").await.unwrap();
+    soon(created.ready(1)).await.unwrap();
+    for n in 1..=5 {
+        created.publish(&n).await.unwrap();
+    }
+    soon(events.recv()).await.unwrap().unwrap();
+
+    let _worker = mailer
+        .work("emails", |n: u64, _| async move { if n < 4 { Ok(()) } else { Err(HandlerError::new("no")) } })
+        .await
+        .unwrap();
+    let mut films = mailer.pull::<u64>("films").await.unwrap();
+    for n in 0..6u64 {
+        soon(orders.push("emails", &n)).await.unwrap();
+        soon(orders.push("films", &n)).await.unwrap();
+    }
+    soon(films.recv()).await.unwrap().unwrap();
+
+    let sent = orders.stats().await;
+    let published = &sent.published[0];
+    assert_eq!(
+        (published.name.as_str(), published.total, published.dropped["no_subscriber"]),
+        ("orders.created", 5, 1)
+    );
+    let pushed: Vec<_> = sent.pushed.iter().map(|queue| (queue.name.as_str(), queue.total)).collect();
+    assert_eq!(pushed, [("emails", 6), ("films", 6)]);
+    let had = soon(async {
+        loop {
+            let had = orders.inspect(mailer.id()).stats().await.unwrap();
+            let waiting: u64 = had.pulled.iter().chain(&had.subscribed).map(|flow| flow.waiting).sum();
+            if (waiting, had.worked[0].total, had.subscribed[0].total) == (5 + 4, 6, 5) {
+                return had;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!((had.subscribed[0].name.as_str(), had.subscribed[0].waiting), ("orders.*", 4));
+    let queues: Vec<_> =
+        had.pulled.iter().map(|queue| (queue.name.as_str(), queue.total, queue.waiting)).collect();
+    assert_eq!(queues, [("emails", 6, 0), ("films", 6, 5)]);
+    assert_eq!((had.worked[0].name.as_str(), had.worked[0].failed()), ("emails", 2));
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let later = orders.inspect(mailer.id()).stats().await.unwrap();
+    assert!(later.pulled[1].oldest_ms >= 60, "{:?}", later.pulled);
+}

@@ -5,6 +5,7 @@ pub(crate) mod errors;
 pub(crate) mod health;
 pub(crate) mod ping;
 pub(crate) mod stats;
+pub(crate) mod top;
 
 use std::time::Duration;
 
@@ -99,6 +100,9 @@ where
 pub(crate) fn took(duration: Option<Duration>) -> String {
     match duration {
         None => "-".to_owned(),
+        Some(duration) if duration >= Duration::from_millis(100) && duration < Duration::from_secs(1) => {
+            format!("{:.0} ms", duration.as_secs_f64() * 1e3)
+        }
         Some(duration) if duration < Duration::from_secs(1) => {
             format!("{:.2} ms", duration.as_secs_f64() * 1e3)
         }

@@ -82,14 +82,22 @@ struct Method {
     concurrency: usize,
     /// `None`: one of the node's own, which are not counted.
     series: Option<Arc<Series>>,
+    waiting: metrics::Gauge,
 }
 
 impl Method {
-    fn new(handler: Handler, concurrency: usize, idempotent: bool, series: Option<Arc<Series>>) -> Self {
+    fn new(
+        handler: Handler,
+        concurrency: usize,
+        idempotent: bool,
+        series: Option<Arc<Series>>,
+        gauge: metrics::Gauge,
+    ) -> Self {
         Self {
             handler,
             idempotent,
             concurrency,
+            waiting: gauge,
             series,
             places: Arc::new(Semaphore::new(concurrency)),
             admitted: Arc::new(Semaphore::new(concurrency + WAITING)),
@@ -238,6 +246,11 @@ impl Methods {
         let mut subjects: Vec<_> = all.map(|entry| entry.key().clone()).collect();
         subjects.sort();
         subjects
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn sample(&self) {
+        self.methods.iter().for_each(|entry| entry.waiting.set(entry.waiting() as f64));
     }
 
     /// Requests that wait for a place, by method.
@@ -567,7 +580,8 @@ where
     F: Fn(Q, Context) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
 {
-    let method = Method::new(erased(handler, shared.options.body), concurrency, false, None);
+    let method =
+        Method::new(erased(handler, shared.options.body), concurrency, false, None, metrics::Gauge::noop());
     shared.methods.methods.insert(subject.to_owned(), Arc::new(method));
 }
 
@@ -641,8 +655,10 @@ impl IntoFuture for Serve {
             if let Err(reason) = shared.may_itself(Action::Serve, &self.subject) {
                 return Err(ServeError::Forbidden { subject: self.subject, reason });
             }
-            let series = Some(shared.counted.served(&self.subject));
-            let method = Arc::new(Method::new(self.handler, self.concurrency, self.idempotent, series));
+            let (series, gauge) = shared.counted.served_and_waiting(&self.subject);
+            let series = Some(series);
+            let method =
+                Arc::new(Method::new(self.handler, self.concurrency, self.idempotent, series, gauge));
             match shared.methods.methods.entry(self.subject.clone()) {
                 Entry::Occupied(_) => return Err(ServeError::Taken { subject: self.subject }),
                 Entry::Vacant(vacant) => drop(vacant.insert(method)),

@@ -37,6 +37,10 @@ use crate::{
         wire::{self, Envelope, Outgoing},
     },
     message::Frame,
+    observe::{
+        flow::Flow as Counted,
+        names::{NO_SUBSCRIBER, SLOW_SUBSCRIBER},
+    },
     security::Action,
     socket::{
         Limit,
@@ -164,6 +168,7 @@ pub(crate) struct Topic {
     /// Under [`SlowPolicy::Block`] one event at a time, lest a later one overtake one that waits.
     turn: tokio::sync::Mutex<()>,
     publishers: AtomicU64,
+    counted: Arc<Counted>,
 }
 
 #[derive(Default)]
@@ -194,7 +199,7 @@ impl Topics {
         subjects
     }
 
-    fn open(&self, subject: &str) -> Arc<Topic> {
+    fn open(&self, shared: &Shared, subject: &str) -> Arc<Topic> {
         let topic = self.topics.entry(subject.to_owned()).or_insert_with(|| {
             let sequence = lock(&self.closed).take(subject);
             Arc::new(Topic {
@@ -202,6 +207,7 @@ impl Topics {
                 state: Mutex::new(TopicState { sequence, ..TopicState::default() }),
                 turn: tokio::sync::Mutex::default(),
                 publishers: AtomicU64::new(0),
+                counted: shared.counted.published(subject),
             })
         });
         topic.publishers.fetch_add(1, Ordering::Relaxed);
@@ -395,7 +401,7 @@ impl<T: 'static> IntoFuture for Publish<T> {
             if let Err(reason) = shared.may_itself(Action::Publish, &self.subject) {
                 return Err(PublishError::Forbidden { subject: self.subject, reason });
             }
-            let topic = shared.topics.open(&self.subject);
+            let topic = shared.topics.open(shared, &self.subject);
             // Built first, so that a cancelled announcement still closes the topic.
             let publisher =
                 Publisher { node: self.node.clone(), topic, when_full: self.when_full, body: PhantomData };
@@ -528,11 +534,11 @@ impl<T: Serialize> Publisher<T> {
             state.pipes = shared.topics.matching(&shared.guard, subject);
         }
         if state.pipes.is_empty() {
-            metrics::counter!("ripstop_events_dropped_total", "reason" => "no_subscriber").increment(1);
+            self.topic.counted.dropped(NO_SUBSCRIBER, 1);
             return (Fate::Dropped(DropReason::NoSubscriber), None);
         }
         state.sequence += 1;
-        metrics::counter!("ripstop_events_published_total").increment(1);
+        self.topic.counted.count();
         let mut header = Header::new(Kind::Event, 0);
         header.fields.sq = Some(state.sequence);
         let TopicState { header: encoded, pipes, .. } = &mut *state;
@@ -545,8 +551,7 @@ impl<T: Serialize> Publisher<T> {
                 SlowPolicy::DropOldest => {
                     let dropped = pipe.put_dropping_oldest(&event).unwrap_or(0);
                     if dropped > 0 {
-                        metrics::counter!("ripstop_events_dropped_total", "reason" => "slow_subscriber")
-                            .increment(dropped as u64);
+                        self.topic.counted.dropped(SLOW_SUBSCRIBER, dropped as u64);
                     }
                 }
                 SlowPolicy::Block | SlowPolicy::Disconnect => match (pipe.try_put(&event), self.when_full) {

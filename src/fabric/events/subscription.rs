@@ -100,6 +100,12 @@ impl Subscriptions {
         patterns
     }
 
+    /// The subscriptions with their inboxes.
+    pub(crate) fn inboxes(&self) -> Vec<(String, Arc<Inbox>)> {
+        let entries = read(&self.entries);
+        entries.iter().map(|entry| (entry.pattern.as_str().to_owned(), entry.inbox.clone())).collect()
+    }
+
     fn add(&self, entry: Arc<Entry>) {
         let feeds = lock(&self.feeds);
         write(&self.entries).push(entry.clone());

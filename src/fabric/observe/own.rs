@@ -61,6 +61,12 @@ impl Shared {
             ..NodeStats::default()
         };
         self.counted.report(now, &mut stats);
+        stats.pulled = Self::received(self.pulls.inboxes(), now);
+        stats.subscribed = Self::received(self.subscriptions.inboxes(), now);
+        #[cfg(feature = "durable")]
+        {
+            stats.store = self.kept().await;
+        }
         let waiting: BTreeMap<_, _> = self.methods.waiting().into_iter().collect();
         for method in &mut stats.served {
             method.waiting = waiting.get(&method.name).copied().unwrap_or(0);

@@ -217,6 +217,11 @@ impl Pulls {
         state.queues.values().for_each(|entry| entry.inbox.close());
     }
 
+    /// The queues with their inboxes.
+    pub(crate) fn inboxes(&self) -> Vec<(String, Arc<Inbox>)> {
+        lock(&self.state).queues.iter().map(|(name, queue)| (name.clone(), queue.inbox.clone())).collect()
+    }
+
     /// Items that came in and were not taken.
     pub(crate) fn waiting(&self) -> usize {
         lock(&self.state).queues.values().map(|entry| entry.inbox.len()).sum()
@@ -576,6 +581,10 @@ impl<T: DeserializeOwned> Pull<T> {
             answer: Some(answer),
             ..plain
         })
+    }
+
+    pub(crate) fn queue(&self) -> &str {
+        &self.queue
     }
 
     pub(crate) fn node(&self) -> &Node {

@@ -4,7 +4,7 @@ use std::{
     future::{Future, IntoFuture},
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -26,6 +26,7 @@ use crate::{
         wire::{self, Envelope, Outgoing, own},
     },
     message::Frame,
+    observe::flow::Flow as Counted,
     security::Action,
     socket::{
         Limit,
@@ -50,6 +51,8 @@ pub(super) struct Queue {
     ours: AtomicBool,
     /// Credit came, a full connection has room again, or a puller went.
     changed: Notify,
+    /// What is pushed to it, once this node does.
+    counted: OnceLock<Arc<Counted>>,
 }
 
 #[derive(Default)]
@@ -107,7 +110,6 @@ impl Outlet {
         if !put.is_queued() {
             return None;
         }
-        metrics::counter!("ripstop_work_pushed_total").increment(1);
         self.credit -= 1;
         Some(put)
     }
@@ -133,6 +135,7 @@ impl Outlets {
     #[cfg(feature = "durable")]
     pub(super) fn wanted(&self, shared: &Shared, name: &str) -> Arc<Queue> {
         let (queue, new) = self.queue(name);
+        queue.counted.get_or_init(|| shared.counted.pushed(name));
         if new || lock(&queue.state).outlets.is_empty() {
             shared.reconcile();
         }
@@ -315,6 +318,7 @@ impl Queue {
         let Some(chosen) = chosen else { return Offered::Nobody };
         match chosen.offer(item) {
             Some(put) => {
+                self.count();
                 taken(&chosen.pipe);
                 Offered::Taken(put)
             }
@@ -346,6 +350,12 @@ impl Queue {
         self.is_useful()
     }
 
+    fn count(&self) {
+        if let Some(counted) = self.counted.get() {
+            counted.count();
+        }
+    }
+
     fn is_useful(&self) -> bool {
         self.ours.load(Ordering::Relaxed) || !lock(&self.state).outlets.is_empty()
     }
@@ -359,6 +369,7 @@ impl Queue {
             let next = pullers.next;
             let Some(outlet) = pullers.outlets.get_mut(next) else { break };
             if let Some(put) = outlet.offer(item) {
+                self.count();
                 taken(&outlet.pipe);
                 return Offered::Taken(put);
             }
@@ -488,6 +499,7 @@ fn first<T: Serialize + ?Sized>(shared: &Arc<Shared>, name: &str, item: &T) -> F
         },
     };
     if new || lock(&queue.state).outlets.is_empty() {
+        queue.counted.get_or_init(|| shared.counted.pushed(name));
         shared.reconcile();
     }
     let limit = shared.options.max_message;

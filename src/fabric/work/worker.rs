@@ -7,10 +7,11 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use tokio::{sync::Semaphore, task::AbortHandle};
+use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 use tracing::Instrument;
 
 use crate::{
+    Code,
     envelope::ErrorBody,
     fabric::{
         Node,
@@ -119,6 +120,7 @@ where
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(concurrency));
+    let series = pull.node().shared().counted.worked(pull.queue());
     loop {
         // The place comes first: an item that is taken is worked on at once. The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -128,6 +130,7 @@ where
             Ok(delivery) => delivery,
             Err(error) => {
                 metrics::counter!("ripstop_work_failed_total", "reason" => "decode").increment(1);
+                series.failed(Code::new(430));
                 tracing::warn!(%error, "an item was dropped");
                 continue;
             }
@@ -139,18 +142,22 @@ where
         let context =
             Context::new(shared, subject, None, peer).of_item(effect, delivery.attempt, delivery.fence);
         let handler = handler.clone();
+        let (counting, began) = (series.begin(), Instant::now());
         let span = tracing::debug_span!(
             "work", node = %shared.id, service = %shared.service, subject = %delivery.queue, peer = delivery.from.as_deref(),
         );
         let task = async move {
-            let _held = (working, place);
+            let _held = (working, place, &counting);
             let (body, delivery) = delivery.open();
             let (queue, durable) = (&delivery.queue, delivery.is_durable());
             #[cfg(feature = "durable")]
             if crate::sync::is_mutated("ack_order") {
                 delivery.ack();
             }
-            match caught(async { handler(body, context).await }).await {
+            let done = caught(async { handler(body, context).await }).await;
+            let outcome = if matches!(done, Ok(Ok(()))) { Ok(()) } else { Err(Code::new(416)) };
+            counting.series().ended(outcome, began.elapsed());
+            match done {
                 Ok(Ok(())) => {
                     metrics::counter!("ripstop_work_done_total").increment(1);
                     delivery.ack();

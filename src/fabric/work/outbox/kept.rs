@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     discovery::NodeId,
-    durable::{Id, Item, StoreError, Write},
+    durable::{Id, Item, Millis, StoreError, Write},
     envelope::{self, DecodeError, group_of},
     fabric::{Node, error::PushError},
+    observe::KeptStats,
 };
 
 /// An item that waits on this node's disk until somebody has processed it.
@@ -324,6 +325,31 @@ impl Kept {
 }
 
 impl Outbox {
+    /// How much there is and since when, without counting it all.
+    pub(crate) async fn stats(&self) -> Result<KeptStats, StoreError> {
+        self.journal()
+            .look(|store| {
+                let mut first = Vec::new();
+                for queue in store.queues()? {
+                    first.extend(store.page(&queue, 0, 1)?.into_iter().map(|item| item.created));
+                }
+                let usage = store.usage();
+                let died = store.letters(0, 1)?.first().map(|letter| letter.about.died);
+                let age = |since: Option<Millis>| {
+                    let age = since.and_then(|since| since.time().elapsed().ok());
+                    age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+                };
+                Ok(KeptStats {
+                    items: usage.messages,
+                    bytes: usage.bytes,
+                    letters: usage.letters,
+                    oldest_ms: age(first.into_iter().min()),
+                    letters_oldest_ms: age(died),
+                })
+            })
+            .await
+    }
+
     pub(super) async fn queues(&self) -> Result<Vec<KeptQueue>, StoreError> {
         let depths = self.journal().look(|store| store.depths()).await?;
         let kept = depths.into_iter().map(|depth| {
