@@ -48,8 +48,8 @@ impl Journal {
     /// # Errors
     /// Those of `open`; and [`StoreError::Disk`] when there can be no thread.
     pub(crate) fn start(mut open: Open, limits: Limits) -> Result<(Self, JoinHandle<()>), StoreError> {
-        let mut store = open()?;
-        tell(&mut *store);
+        let store = open()?;
+        tell(&store.usage());
         let outbox = store.outbox().into();
         let (requests, asked) = mpsc::channel(WAITING);
         let keeper = Keeper { store: Some(store), open, limits };
@@ -164,7 +164,7 @@ impl Keeper {
         }
         match store.commit(&writes) {
             Ok(ids) => {
-                tell(&mut **store);
+                tell(&store.usage());
                 let mut ids = ids.into_iter();
                 for (asked, done) in waiting {
                     let _ = done.send(Ok(ids.by_ref().take(asked).collect()));
@@ -182,11 +182,9 @@ impl Keeper {
 }
 
 /// How much there is, for whoever watches; once for all that was written together.
-fn tell(store: &mut dyn Store) {
-    let (usage, oldest) = (store.usage(), store.oldest().unwrap_or_default());
+fn tell(usage: &Usage) {
     metrics::gauge!("ripstop_outbox_items").set(usage.messages as f64);
     metrics::gauge!("ripstop_outbox_bytes").set(usage.bytes as f64);
-    metrics::gauge!("ripstop_outbox_oldest_timestamp_seconds").set(oldest.0 as f64 / 1e3);
     metrics::gauge!("ripstop_dead_letters").set(usage.letters as f64);
 }
 

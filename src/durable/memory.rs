@@ -198,10 +198,6 @@ impl Store for Memory {
         Usage { messages: self.items.len() as u64, bytes: self.bytes, letters: self.letters.len() as u64 }
     }
 
-    fn oldest(&mut self) -> Option<Millis> {
-        self.items.first_key_value().map(|(_, item)| item.created)
-    }
-
     fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError> {
         Ok(writes.iter().map(|write| self.write(write)).collect())
     }

@@ -543,12 +543,6 @@ impl Store for Sqlite {
         self.usage
     }
 
-    fn oldest(&mut self) -> Option<Millis> {
-        // Ids rise: the first is the oldest, and found without reading the others.
-        let mut first = self.db.prepare_cached("SELECT created FROM item ORDER BY id LIMIT 1").ok()?;
-        first.query_row([], |row| millis(row, "created")).ok()
-    }
-
     fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError> {
         let before = self.usage;
         let known = self.queues.len();

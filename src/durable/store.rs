@@ -228,9 +228,6 @@ pub(crate) trait Store: Send {
 
     fn usage(&self) -> Usage;
 
-    /// When the oldest item was pushed.
-    fn oldest(&mut self) -> Option<Millis>;
-
     /// All of it or nothing, on disk when this returns. Gives for each change the id that it minted, if it did.
     fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError>;
 

@@ -68,7 +68,6 @@ fn kept_until_done() {
     // An id is never used again.
     assert_eq!(again.commit(&[Write::Done(1), Write::Done(2), put("a", "four", 4)]).unwrap()[2], Some(4));
     assert_eq!(again.queues().unwrap(), ["a"]);
-    assert_eq!(again.oldest(), Some(Millis(4)));
 }
 
 #[test]
@@ -76,9 +75,7 @@ fn a_letter_is_replayed_once_and_stays_until_that_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let (mut sqlite, mut memory) = (open(&dir.path().join("store.db")), Memory::new("outbox-1", LIMITS));
     for store in [&mut sqlite as &mut dyn Store, &mut memory] {
-        assert_eq!(store.oldest(), None);
         store.commit(&[put("a", "mail", 1)]).unwrap();
-        assert_eq!(store.oldest(), Some(Millis(1)));
         store.commit(&[dead(1)]).unwrap();
         let letter = store.letters(0, 9).unwrap().remove(0);
         assert_eq!((&letter.body[..], letter.about.chain.len()), (&b"mail"[..], 2));
@@ -283,9 +280,6 @@ impl Store for Failing {
     }
     fn usage(&self) -> Usage {
         self.0.usage()
-    }
-    fn oldest(&mut self) -> Option<Millis> {
-        self.0.oldest()
     }
     fn commit(&mut self, writes: &[Write]) -> Result<Vec<Option<Id>>, StoreError> {
         match self.1.load(std::sync::atomic::Ordering::Relaxed) {
