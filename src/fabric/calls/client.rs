@@ -520,8 +520,11 @@ impl<'a> Attempt<'a> {
                 Err(error)
             }
             Outcome::Lost(reason) => {
-                // Whoever said that it leaves did nothing wrong by leaving.
-                match connection.pending.draining.load(Ordering::Relaxed) {
+                // Whoever said that it leaves did nothing wrong by leaving; and one end of a connection is one failure.
+                let pending = &connection.pending;
+                let excused =
+                    pending.draining.load(Ordering::Relaxed) || pending.lost.swap(true, Ordering::Relaxed);
+                match excused {
                     true => link.load.failed(took, now),
                     false => self.did_ill(link, took, now),
                 }
