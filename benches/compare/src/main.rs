@@ -1,6 +1,6 @@
 //! Ripstop beside what else there is: the same work, two processes over TCP loopback, one run.
 //!
-//! `cargo run --release --manifest-path benches/compare/Cargo.toml -- [--quick] [--only SYSTEM,…] [--work TEXT]`
+//! `cargo run --release --manifest-path benches/compare/Cargo.toml -- [--quick] [--only SYSTEM,…] [--work TEXT] [--durable]`
 //!
 //! In each round every system does its work once, so that a busy machine is unfair to nobody; what is printed is the
 //! median of the rounds with the least and the most, and ratios are medians of the rounds' own ratios. Latency is taken
@@ -8,7 +8,8 @@
 //! software; the figure without that stands beside it.
 //!
 //! A whole run (all systems, all work) writes its tables into README.md and docs/performance.md, its figures into
-//! docs/compare.json and its plots beside them; any other writes figures and plots into target/compare.
+//! docs/compare.json and its plots beside them; any other writes figures and plots into target/compare. With `--durable` that is
+//! one table in docs/performance.md, and docs/durable.json.
 
 mod bars;
 mod markdown;
@@ -40,6 +41,9 @@ struct Args {
     /// Only work whose name contains this
     #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
     work: String,
+    /// Instead of messages, what is kept on disk: a table of its own
+    #[arg(long)]
+    durable: bool,
     /// Where to write figures and plots [default: docs/ for a whole run, else target/compare/]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -70,13 +74,15 @@ fn main() -> Result<()> {
         .iter()
         .filter(|system| args.only.is_empty() || args.only.iter().any(|name| name == system.name))
         .collect();
-    let rows: Vec<_> = work::ROWS.iter().filter(|row| row.name().contains(&args.work)).collect();
+    let all_rows: &[_] = if args.durable { &work::DURABLE } else { &work::ROWS };
+    let rows: Vec<_> = all_rows.iter().filter(|row| row.name().contains(&args.work)).collect();
     if rows.is_empty() {
-        let names: Vec<_> = work::ROWS.iter().map(|row| row.name()).collect();
+        let names: Vec<_> = all_rows.iter().map(|row| row.name()).collect();
         return Err(format!("no work is called like {:?}; there are: {}", args.work, names.join("; ")).into());
     }
     let (rounds, seconds) = if args.quick { (3, 0.2) } else { (5, 1.0) };
     let mut report = Report::new(rounds, seconds);
+    report.disk = args.durable.then(systems::kept::disk).transpose()?;
     println!("{}", report.conditions());
     for row in &rows {
         let mut taking = Vec::new();
@@ -97,10 +103,13 @@ fn main() -> Result<()> {
         let results = taking.into_iter().map(|(system, _, measured)| (system.name.to_owned(), measured));
         print!("{}", report.add(row, results.filter(|(_, measured)| !measured.is_empty()).collect()));
     }
-    print!("{}", report.verdicts());
-    let whole = cfg!(all(feature = "nats", feature = "tonic", feature = "zenoh"))
-        && args.only.is_empty()
-        && args.work.is_empty();
+    let everybody = if args.durable {
+        cfg!(feature = "nats")
+    } else {
+        print!("{}", report.verdicts());
+        cfg!(all(feature = "nats", feature = "tonic", feature = "zenoh"))
+    };
+    let whole = everybody && args.only.is_empty() && args.work.is_empty();
     write(&report, args.out, whole)
 }
 
@@ -113,7 +122,8 @@ fn write(report: &Report, out: Option<PathBuf>, whole: bool) -> Result<()> {
     }
     let out = out.unwrap_or_else(|| project.join(if whole { "docs" } else { "target/compare" }));
     std::fs::create_dir_all(&out)?;
-    std::fs::write(out.join("compare.json"), serde_json::to_vec_pretty(report)?)?;
+    let file = if report.disk.is_some() { "durable.json" } else { "compare.json" };
+    std::fs::write(out.join(file), serde_json::to_vec_pretty(report)?)?;
     plots::draw(&out, report)?;
     println!("\nfigures and plots are in {}", out.canonicalize()?.display());
     Ok(())

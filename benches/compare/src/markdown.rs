@@ -8,10 +8,16 @@ use crate::bars;
 use crate::table::{Line, Report, show};
 use crate::work::Kind;
 
-/// Puts the tables between the marks of `file`: all of it for `compare`, the first columns for `compare short`.
+/// Puts the tables between the marks of `file`: all of it for `compare`, the first columns for `compare short`; `durable` is a
+/// run of its own.
 pub fn fill(file: &Path, report: &Report) -> Result<()> {
     let mut text = std::fs::read_to_string(file)?;
-    for (mark, tables) in [("compare", tables(report)), ("compare short", short(report))] {
+    let all = if report.disk.is_some() {
+        vec![("durable", durable(report))]
+    } else {
+        vec![("compare", tables(report)), ("compare short", short(report))]
+    };
+    for (mark, tables) in all {
         let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->"));
         if let Some((before, rest)) = text.split_once(&begin) {
             let (_, after) =
@@ -48,6 +54,38 @@ fn tables(report: &Report) -> String {
         let bars::Verdict { work, theirs, ratio, need, met } = verdict;
         let met = if met { "met" } else { "**not met**" };
         let _ = writeln!(text, "| {work} | {theirs} | {ratio:.2} | {need:.2} | {met} |");
+    }
+    text
+}
+
+/// Each system with its spread, and ours to it.
+fn durable(report: &Report) -> String {
+    let mut text = format!("{}.\n\n| senders that wait ", report.conditions());
+    let Some(first) = report.rows.first() else { return text };
+    let systems: Vec<_> = first.systems.iter().map(|(name, _)| name.as_str()).collect();
+    for name in &systems {
+        let ratio = if *name == first.work.kind.ours() { "" } else { " | ratio" };
+        let _ = write!(text, "| {name}, a second{ratio} ");
+    }
+    let columns = systems.len() * 2;
+    let _ = writeln!(text, "|\n{}|", "| --- ".repeat(columns));
+    for line in &report.rows {
+        let Kind::Durable(senders) = line.work.kind else { continue };
+        let _ = write!(text, "| {senders} ");
+        let ours = line.of(line.work.kind.ours());
+        for name in &systems {
+            let Some(figures) = line.of(name) else {
+                text += "| – | – ";
+                continue;
+            };
+            let (least, most) = figures.spread();
+            let _ = write!(text, "| {} ({} to {}) ", show(figures.median()), show(least), show(most));
+            if *name != line.work.kind.ours() {
+                let ratio = ours.as_ref().map_or(f64::NAN, |ours| ours.ratio(&figures));
+                let _ = write!(text, "| {ratio:.2} ");
+            }
+        }
+        text += "|\n";
     }
     text
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::systems::{HELPER, System};
-use crate::work::{Measured, Row};
+use crate::work::{Kind, Measured, Row};
 
 /// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +40,10 @@ pub fn command(program: Option<&str>, pinned: bool) -> Result<Command> {
 
 /// How many messages take about so long: what a short run took, twice, because the first is mostly its beginning.
 pub fn calibrate(system: &System, row: &Row, seconds: f64) -> Result<u64> {
-    let mut count = TRIAL.0.min(TRIAL.1 / row.size as u64);
+    let mut count = match row.kind {
+        Kind::Durable(senders) => u64::from(senders) * 200,
+        _ => TRIAL.0.min(TRIAL.1 / row.size as u64),
+    };
     for seconds in [seconds / 4.0, seconds] {
         count = (run(system, row, count)?.rate / row.kind.receivers() as f64 * seconds).max(100.0) as u64;
     }

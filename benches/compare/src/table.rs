@@ -15,6 +15,9 @@ pub struct Report {
     cores: usize,
     kernel: String,
     processor: String,
+    /// Where what is kept is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
     pub rows: Vec<Line>,
 }
 
@@ -48,7 +51,7 @@ impl Figures<'_> {
         median(self.measured.iter().map(|one| self.value(one)))
     }
 
-    fn spread(&self) -> (f64, f64) {
+    pub fn spread(&self) -> (f64, f64) {
         let values = || self.measured.iter().map(|one| self.value(one));
         (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max))
     }
@@ -86,14 +89,16 @@ impl Report {
             cores: std::thread::available_parallelism().map_or(1, Into::into),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             processor: model.map_or("?", |(_, model)| model).to_owned(),
+            disk: None,
             rows: Vec::new(),
         }
     }
 
     pub fn conditions(&self) -> String {
-        let Self { rounds, seconds, cores, kernel, processor, .. } = self;
+        let Self { rounds, seconds, cores, kernel, processor, disk, .. } = self;
+        let between = disk.as_deref().unwrap_or("two processes, TCP loopback");
         format!(
-            "{cores} cores of {processor}, Linux {kernel}; two processes, TCP loopback; {rounds} rounds of about {seconds} s, \
+            "{cores} cores of {processor}, Linux {kernel}; {between}; {rounds} rounds of about {seconds} s, \
              the systems in turn; median (least to most); ratios are ours to theirs"
         )
     }
@@ -111,13 +116,13 @@ impl Report {
             "\n{}: {unit} (least to most), ratio, processor time for a million, memory\n",
             work.name()
         );
-        let ours = line.of("ripstop");
+        let ours = line.of(work.kind.ours());
         for (name, measured) in &line.systems {
             let Some(figures) = line.of(name) else { continue };
             let (least, most) = figures.spread();
             let spread = format!("({} to {})", show(least), show(most));
             let ratio = match &ours {
-                Some(ours) if name != "ripstop" => format!("{:.2}", ours.ratio(&figures)),
+                Some(ours) if name != work.kind.ours() => format!("{:.2}", ours.ratio(&figures)),
                 _ => String::new(),
             };
             let tail = match work.kind {

@@ -23,6 +23,8 @@ pub enum Kind {
     Many,
     /// One publishes to eight subscribers of the other process, and nothing is dropped.
     FanOut,
+    /// So many senders, each of which waits until what it has sent is on disk.
+    Durable(u16),
 }
 
 /// Subscribers of [`Kind::FanOut`].
@@ -37,6 +39,11 @@ impl Kind {
         if self == Self::FanOut { FAN } else { 1 }
     }
 
+    /// Ours, that the others are held against.
+    pub fn ours(self) -> &'static str {
+        if matches!(self, Self::Durable(_)) { "ripstop durable" } else { "ripstop" }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::OneWay => "one-way",
@@ -45,6 +52,9 @@ impl Kind {
             Self::Ask => "ask",
             Self::Many => "ask-64",
             Self::FanOut => "fan-out-8",
+            Self::Durable(1) => "durable-1",
+            Self::Durable(32) => "durable-32",
+            Self::Durable(_) => "durable-256",
         }
     }
 }
@@ -53,8 +63,8 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let all = [Self::OneWay, Self::Tls, Self::Curve, Self::Ask, Self::Many, Self::FanOut];
-        all.into_iter().find(|kind| kind.name() == text).ok_or_else(|| format!("no such work: {text}"))
+        let mut all = ROWS.iter().chain(&DURABLE).map(|row| row.kind);
+        all.find(|kind| kind.name() == text).ok_or_else(|| format!("no such work: {text}"))
     }
 }
 
@@ -96,6 +106,13 @@ pub const ROWS: [Row; 15] = [
     row(Kind::FanOut, 128, false),
 ];
 
+/// A table of their own.
+pub const DURABLE: [Row; 3] = [
+    row(Kind::Durable(1), 256, false),
+    row(Kind::Durable(32), 256, false),
+    row(Kind::Durable(256), 256, false),
+];
+
 /// What one process has to do of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -111,7 +128,11 @@ impl Work {
 
     /// How many are asked before the first answer is waited for.
     pub fn window(&self) -> u64 {
-        if self.kind == Kind::Many { WINDOW.min(self.count) } else { 1 }
+        match self.kind {
+            Kind::Many => WINDOW.min(self.count),
+            Kind::Durable(senders) => senders.into(),
+            _ => 1,
+        }
     }
 }
 

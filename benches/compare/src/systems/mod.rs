@@ -1,6 +1,7 @@
 //! The systems, each as its own users would write it.
 
 mod floor;
+pub mod kept;
 #[cfg(feature = "libzmq")]
 mod libzmq;
 #[cfg(feature = "nats")]
@@ -54,6 +55,8 @@ pub const HELPER: &str = "RIPSTOP_COMPARE_HELPER";
 const PLAIN: &[Kind] = &[Kind::OneWay, Kind::Ask, Kind::Many];
 const WITH_EVENTS: &[Kind] = &[Kind::OneWay, Kind::Ask, Kind::Many, Kind::FanOut];
 
+const DURABLE: &[Kind] = &[Kind::Durable(1), Kind::Durable(32), Kind::Durable(256)];
+
 /// What is built in.
 pub fn all() -> Vec<System> {
     vec![
@@ -62,6 +65,9 @@ pub fn all() -> Vec<System> {
         typed::PUBLISH,
         typed::CALL,
         floor::SYSTEM,
+        kept::OURS,
+        kept::LOG,
+        kept::SQLITE,
         #[cfg(feature = "libzmq")]
         libzmq::SYSTEM,
         #[cfg(feature = "libzmq")]
@@ -78,6 +84,8 @@ pub fn all() -> Vec<System> {
         zenoh::TUNED,
         #[cfg(feature = "nats")]
         nats::SYSTEM,
+        #[cfg(feature = "nats")]
+        nats::JETSTREAM,
         #[cfg(feature = "tonic")]
         tonic::SYSTEM,
     ]
@@ -93,7 +101,9 @@ pub fn named(name: &str) -> Result<System> {
 /// A runtime for throughput, or one thread where waking another would be most of the time.
 fn runtime(work: &Work) -> Result<tokio::runtime::Runtime> {
     let mut builder = match work.kind {
-        Kind::OneWay | Kind::Tls | Kind::Curve | Kind::FanOut => tokio::runtime::Builder::new_multi_thread(),
+        Kind::OneWay | Kind::Tls | Kind::Curve | Kind::FanOut | Kind::Durable(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         Kind::Ask | Kind::Many => tokio::runtime::Builder::new_current_thread(),
     };
     Ok(builder.enable_all().build()?)

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::stream;
 use async_nats::{Client, ConnectOptions, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -22,15 +23,36 @@ pub const SYSTEM: System = System {
     come: |work, _| super::block_on(work, come),
 };
 
+/// A stream in a file, synchronised with each message before it is acked. Without `sync_interval`, which servers before 2.10 do
+/// not have, it would be synchronised every two minutes.
+pub const JETSTREAM: System = System {
+    name: "nats jetstream",
+    kinds: super::DURABLE,
+    size: None,
+    helper: Some(keeper),
+    stay: super::kept::OURS.stay,
+    come: |work, _| super::block_on(work, keep),
+};
+
 const WORK: Subject = Subject::from_static("work");
 const READY: Subject = Subject::from_static("ready");
 
 /// A server of our own. Its limits are those under which nothing of a run is dropped.
 fn server(pinned: bool) -> Result<Helper> {
-    let dir = tempfile::tempdir()?;
+    serve(pinned, tempfile::tempdir()?, "")
+}
+
+/// The same, with a place on disk.
+fn keeper(pinned: bool) -> Result<Helper> {
+    let dir = super::kept::directory()?;
+    let store = format!("jetstream {{ store_dir: {:?}, sync_interval: always }}\n", dir.path().join("js"));
+    serve(pinned, dir, &store)
+}
+
+fn serve(pinned: bool, dir: tempfile::TempDir, more: &str) -> Result<Helper> {
     let file = dir.path().join("nats.conf");
     let limits = "host: 127.0.0.1\nport: -1\nmax_pending: 1GB\nwrite_deadline: \"30s\"\nmax_payload: 1MB\n";
-    write!(std::fs::File::create(&file)?, "{limits}ports_file_dir: {:?}\n", dir.path())?;
+    write!(std::fs::File::create(&file)?, "{limits}{more}ports_file_dir: {:?}\n", dir.path())?;
     let mut command = run::command(Some("nats-server"), pinned)?;
     command.arg("-c").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
     let process = Reaped(command.spawn().map_err(|error| format!("nats-server: {error}"))?);
@@ -104,6 +126,23 @@ async fn come(work: Work) -> Result<()> {
     super::many(work, move || {
         let (client, message) = (client.clone(), message.clone());
         async move { Ok(client.request(WORK, message).await.map(drop)?) }
+    })
+    .await
+}
+
+async fn keep(work: Work) -> Result<()> {
+    let jetstream = async_nats::jetstream::new(connect().await?);
+    let stream = stream::Config {
+        name: "work".into(),
+        subjects: vec![WORK.to_string()],
+        storage: stream::StorageType::File,
+        ..stream::Config::default()
+    };
+    jetstream.create_stream(stream).await?;
+    let message = Bytes::from(work.message());
+    super::many(work, move || {
+        let (jetstream, message) = (jetstream.clone(), message.clone());
+        async move { Ok(jetstream.publish(WORK, message).await?.await.map(drop)?) }
     })
     .await
 }

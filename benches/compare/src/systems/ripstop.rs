@@ -21,7 +21,7 @@ async fn stay(work: Work) -> Result<()> {
     match work.kind {
         Kind::OneWay | Kind::Tls | Kind::Curve => receive(work).await,
         Kind::FanOut => publish(work).await,
-        Kind::Ask | Kind::Many => {
+        Kind::Ask | Kind::Many | Kind::Durable(_) => {
             let router = Router::new();
             here(router.bind("tcp://127.0.0.1:0").await?);
             // Until the one who asks has gone.
@@ -51,7 +51,7 @@ async fn come(work: Work, endpoint: String) -> Result<()> {
     match work.kind {
         Kind::OneWay | Kind::Tls | Kind::Curve => send(work, endpoint).await,
         Kind::FanOut => subscribe(work, endpoint).await,
-        Kind::Ask | Kind::Many => ask(work, &endpoint).await,
+        Kind::Ask | Kind::Many | Kind::Durable(_) => ask(work, &endpoint).await,
     }
 }
 
