@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -24,6 +25,15 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// A page of items ends with the one that makes it so large.
 const PAGE_BYTES: usize = 4 << 20;
+/// So many items are inserted by one statement, as large a part of what is left as there is: beginning and ending a statement, and
+/// minting an id by `AUTOINCREMENT`, takes longer than a row does.
+const ROWS: [usize; 3] = [64, 8, 1];
+static INSERTS: LazyLock<[String; 3]> = LazyLock::new(|| {
+    ROWS.map(|rows| {
+        let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
+        format!("INSERT INTO item (queue, body, key, topic, created, expires, sum, due) VALUES {values}")
+    })
+});
 /// Retained events that are looked at together.
 const RETAINED_PAGE: usize = 256;
 
@@ -302,26 +312,59 @@ impl Change<'_> {
     }
 
     fn put(&mut self, item: &NewItem) -> rusqlite::Result<Id> {
-        let queue = self.queue(&item.queue)?;
-        let sum = sum(&item.queue, &item.body, &item.labels, item.created);
-        let expires = item.expires.map(|at| signed(at.0));
-        let mut insert = self.db.prepare_cached(
-            "INSERT INTO item (queue, body, key, topic, created, expires, sum, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )?;
-        let (created, due) = (signed(item.created.0), signed(item.due.0));
-        let id = insert.insert(params![
-            queue,
-            &item.body[..],
-            item.labels.key,
-            item.labels.topic,
-            created,
-            expires,
-            sum,
-            due
-        ])?;
-        self.usage.messages += 1;
-        self.usage.bytes += item.body.len() as u64;
-        Ok(u64::try_from(id).unwrap_or(0))
+        self.put_rows(&[item])
+    }
+
+    /// Puts as many items as one of [`ROWS`] says, with one statement; gives the first one's id. The others' follow it.
+    fn put_rows(&mut self, items: &[&NewItem]) -> rusqlite::Result<Id> {
+        let queues = items.iter().map(|item| self.queue(&item.queue)).collect::<Result<Vec<_>, _>>()?;
+        let size = ROWS.iter().position(|rows| *rows == items.len()).unwrap_or_default();
+        let mut insert = self.db.prepare_cached(&INSERTS[size])?;
+        for (at, (item, queue)) in items.iter().zip(queues).enumerate() {
+            let first = at * 8 + 1;
+            insert.raw_bind_parameter(first, queue)?;
+            insert.raw_bind_parameter(first + 1, &item.body[..])?;
+            insert.raw_bind_parameter(first + 2, &item.labels.key)?;
+            insert.raw_bind_parameter(first + 3, &item.labels.topic)?;
+            insert.raw_bind_parameter(first + 4, signed(item.created.0))?;
+            insert.raw_bind_parameter(first + 5, item.expires.map(|at| signed(at.0)))?;
+            let sum = sum(&item.queue, &item.body, &item.labels, item.created);
+            insert.raw_bind_parameter(first + 6, sum)?;
+            insert.raw_bind_parameter(first + 7, signed(item.due.0))?;
+            self.usage.bytes += item.body.len() as u64;
+        }
+        insert.raw_execute()?;
+        self.usage.messages += items.len() as u64;
+        let last = u64::try_from(self.db.last_insert_rowid()).unwrap_or(0);
+        Ok((last + 1).saturating_sub(items.len() as u64))
+    }
+
+    /// Everything in its order; items that come one after the other go together.
+    fn write_all(&mut self, writes: &[Write]) -> rusqlite::Result<Vec<Option<Id>>> {
+        let (mut minted, mut items) = (Vec::with_capacity(writes.len()), Vec::new());
+        for write in writes {
+            if let Write::Put(item) = write {
+                items.push(item);
+                continue;
+            }
+            self.put_all(&items, &mut minted)?;
+            items.clear();
+            minted.push(self.write(write)?);
+        }
+        self.put_all(&items, &mut minted)?;
+        Ok(minted)
+    }
+
+    fn put_all(&mut self, items: &[&NewItem], minted: &mut Vec<Option<Id>>) -> rusqlite::Result<()> {
+        let mut left = items;
+        for rows in ROWS {
+            while let Some((together, rest)) = left.split_at_checked(rows) {
+                let first = self.put_rows(together)?;
+                minted.extend((first..).take(rows).map(Some));
+                left = rest;
+            }
+        }
+        Ok(())
     }
 
     /// `false`: there is no such item (any more).
@@ -549,7 +592,7 @@ impl Store for Sqlite {
         let committed = self.db.transaction().and_then(|db| {
             let (queues, limits) = (&mut self.queues, self.limits);
             let mut change = Change { db, queues, limits, usage: before };
-            let minted = writes.iter().map(|write| change.write(write)).collect::<Result<_, _>>()?;
+            let minted = change.write_all(writes)?;
             Ok((change.end(before)?, minted))
         });
         match committed {

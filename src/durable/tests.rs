@@ -70,6 +70,31 @@ fn kept_until_done() {
     assert_eq!(again.queues().unwrap(), ["a"]);
 }
 
+/// However many go into one statement: each id is the one of its item.
+#[test]
+fn many_that_are_kept_together_have_their_own_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut sqlite, mut memory) = (open(&dir.path().join("store.db")), Memory::new("outbox-1", LIMITS));
+    for store in [&mut sqlite as &mut dyn Store, &mut memory] {
+        let mut writes: Vec<_> = (0..150).map(|n| (n, put(["a", "b"][n % 2], "", 1))).collect();
+        for (n, write) in &mut writes {
+            let Write::Put(item) = write else { unreachable!() };
+            item.body = Bytes::from(format!("item {n}"));
+        }
+        let mut writes: Vec<_> = writes.into_iter().map(|(_, write)| write).collect();
+        writes.insert(75, Write::Cancel(3));
+        let minted = store.commit(&writes).unwrap();
+        assert_eq!((minted.len(), minted[75]), (151, Some(3)));
+        for (id, write) in minted.into_iter().zip(&writes) {
+            let (Some(id), Write::Put(item)) = (id, write) else { continue };
+            let found = store.item(id).unwrap().map(|found| (found.queue, found.body));
+            assert_eq!(found, (id != 3).then(|| (item.queue.clone(), item.body.clone())));
+        }
+        assert_eq!(store.usage().messages, 149);
+        assert_eq!(store.commit(&[put("a", "next", 2)]).unwrap(), [Some(151)]);
+    }
+}
+
 #[test]
 fn a_letter_is_replayed_once_and_stays_until_that_is_done() {
     let dir = tempfile::tempdir().unwrap();

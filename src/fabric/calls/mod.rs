@@ -3,7 +3,6 @@
 pub(crate) mod client;
 pub(crate) mod fallback;
 mod once;
-mod outcome;
 pub(crate) mod pending;
 pub(crate) mod probe;
 pub(crate) mod server;

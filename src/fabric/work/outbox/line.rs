@@ -482,9 +482,8 @@ impl Task {
                 _ => held.push_back(ready),
             }
         }
-        // In front, in the order in which they were.
-        held.append(&mut desk.ready);
-        desk.ready = held;
+        // In front, in the order in which they were; they are few where many are ready.
+        held.into_iter().rev().for_each(|ready| desk.ready.push_front(ready));
     }
 
     fn hand_out(&self, queue: &Queue, item: &Item, choice: Choice<'_>) -> Offered {

@@ -54,7 +54,6 @@ impl How<'_> {
         body: Bytes,
         topic: Option<&str>,
         created: Millis,
-        outbox: &Outbox,
     ) -> Result<NewItem, PushError> {
         if let Some(length) = self.key.map(str::len).filter(|length| *length > MAX_KEY) {
             return Err(PushError::Key { length, limit: MAX_KEY });
@@ -65,7 +64,7 @@ impl How<'_> {
             labels: Labels { key: self.key.map(str::to_owned), topic: topic.map(str::to_owned) },
             created,
             due: self.due.map_or(created, Millis::of),
-            expires: self.lives.or(outbox.lives).map(|lives| created.after(millis(lives))),
+            expires: self.lives.map(|lives| created.after(millis(lives))),
         })
     }
 }
@@ -137,10 +136,13 @@ impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
         if size > limit {
             return Err(PushError::TooLarge { queue: self.queue.to_owned(), size, limit });
         }
+        let item = self.how.item(self.queue, body, None, now())?;
         let outbox = Outbox::of(shared)?;
-        let item = self.how.item(self.queue, body, None, now(), outbox)?;
-        let receipts = outbox.keep(vec![item], Vec::new()).await?;
-        receipts.into_iter().next().ok_or(PushError::Draining)
+        let line = outbox.line(self.queue).ok_or(PushError::Draining)?;
+        let entering = Entering::new(&line);
+        metrics::counter!("ripstop_outbox_kept_total").increment(1);
+        let kept = outbox.journal.commit(vec![Write::Put(item)]).await?;
+        Ok(Receipt::new(&line, &entering, kept.into_iter().next().flatten()))
     }
 }
 
@@ -155,13 +157,8 @@ impl Outbox {
         let entering: Vec<_> = lines.iter().map(|line| Entering::new(line)).collect();
         metrics::counter!("ripstop_outbox_kept_total").increment(items.len() as u64);
         let kept = self.journal.commit(items.into_iter().map(Write::Put).chain(more).collect()).await?;
-        let receipts = lines.iter().zip(&entering).zip(kept).map(|((line, entering), id)| {
-            let id = id.unwrap_or_default();
-            let outcome = entering.wait(id);
-            line.came();
-            Receipt { id, outcome, line: line.clone() }
-        });
-        Ok(receipts.collect())
+        let receipts = lines.iter().zip(&entering).zip(kept);
+        Ok(receipts.map(|((line, entering), id)| Receipt::new(line, entering, id)).collect())
     }
 }
 
@@ -182,6 +179,14 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// The item is on disk, and whoever delivers it is told.
+    fn new(line: &Arc<Line>, entering: &Entering<'_>, id: Option<Id>) -> Self {
+        let id = id.unwrap_or_default();
+        let outcome = entering.wait(id);
+        line.came();
+        Self { id, outcome, line: line.clone() }
+    }
+
     /// What names the item in this node's outbox, for ever.
     ///
     /// ```no_run
