@@ -336,6 +336,10 @@ pub struct DurableConfig {
     pub bytes: usize,
     /// An item that has failed so often becomes a dead letter. Default: 5.
     pub attempts: u32,
+    /// An item that was pushed without a time of its own (`expires`) becomes a dead letter when it has not been processed for so long.
+    /// Default: 0 s, never.
+    #[serde(with = "values::duration")]
+    pub expires: Duration,
     /// First pause between attempts; each is twice the one before, and between half of it and all of it is waited. Default: 500 ms.
     #[serde(with = "values::duration")]
     pub retry_min: Duration,
@@ -377,6 +381,7 @@ impl Default for DurableConfig {
             messages: 10_000_000,
             bytes: 16 << 30,
             attempts: 5,
+            expires: Duration::ZERO,
             retry_min: Duration::from_millis(500),
             retry_max: s(60),
             lease: s(600),

@@ -457,6 +457,22 @@ async fn a_pinned_item_goes_back_to_whoever_had_it_and_to_nobody_else_until_it_i
     }
 }
 
+#[tokio::test]
+async fn what_says_nothing_itself_lives_as_long_as_is_configured() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let shop = sender(&lan, dir.path(), "expires = '20ms'").await;
+    let short = soon(shop.push("emails", "x").durable().into_future()).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let long = soon(shop.push("emails", "y").durable().expires(hour).into_future()).await.unwrap();
+    let kept = shop.kept().list("emails", 0, 9).await.unwrap();
+    let lives = |item: &ripstop::fabric::KeptItem| item.expires.unwrap().duration_since(item.pushed).unwrap();
+    assert_eq!(kept.iter().map(lives).collect::<Vec<_>>(), [Duration::from_millis(20), hour]);
+    let error = soon(short.processed()).await.unwrap_err();
+    assert!(matches!(error, PushError::Dead { .. }), "{error}");
+    assert_eq!(shop.dead_letters().list(0, 9).await.unwrap()[0].death, Death::Expired);
+    drop(long);
+}
+
 /// Pulls one item, and is lost together with it.
 async fn take_and_go(lan: &Memory, service: &str, queue: &str) {
     let node = start(lan, service).await;

@@ -195,7 +195,10 @@ async fn an_idempotent_call_outlives_its_instance_and_others_are_in_doubt() {
             serve.await.unwrap()
         };
     }
+    vanishing.serve("shop.hello", |n: u64, _| async move { Ok(n) }).await.unwrap();
     let call = |subject: &str| tokio::spawn(caller.call::<_, u64>(subject, &1u64).into_future());
+    // What the instance says of itself comes before its first reply.
+    soon(call("shop.hello")).await.unwrap().unwrap();
     let (look, buy) = (call("shop.look"), call("shop.buy"));
     soon(entered.notified()).await;
     soon(entered.notified()).await;
@@ -203,6 +206,14 @@ async fn an_idempotent_call_outlives_its_instance_and_others_are_in_doubt() {
     let other = start(&lan, "shop").await;
     other.serve("shop.look", |n: u64, _| async move { Ok(n) }).idempotent().await.unwrap();
     other.serve("shop.buy", |n: u64, _| async move { Ok(n) }).await.unwrap();
+    soon(async {
+        let mut changed = caller.directory().changed();
+        let serve = || caller.directory().by_root("shop").len();
+        while serve() < 2 {
+            changed.changed().await.unwrap();
+        }
+    })
+    .await;
     wire.close();
     assert_eq!(soon(look).await.unwrap().unwrap(), 1);
     let error = soon(buy).await.unwrap().unwrap_err();

@@ -70,6 +70,7 @@ pub(super) async fn pricing(node: &Node) -> Result<(), Failure> {
                 Ok(quote)
             }
         })
+        .idempotent()
         .await?;
     until_the_end(node, || answered.load(Relaxed), || Report::Pricing { answered: answered.load(Relaxed) })
         .await

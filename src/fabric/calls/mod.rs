@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod fallback;
 mod once;
+mod outcome;
 pub(crate) mod pending;
 pub(crate) mod probe;
 pub(crate) mod server;

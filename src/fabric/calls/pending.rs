@@ -44,6 +44,8 @@ pub(crate) struct Pending {
     /// The peer said goaway: it finishes what it has and takes nothing new. Of this connection, not of the link: an
     /// instance that comes back with the same id takes calls again.
     pub(crate) draining: AtomicBool,
+    /// A call was lost with this connection: that is one failure, however many calls were.
+    pub(crate) lost: AtomicBool,
     /// `Err`: the connection has ended, for this reason; nothing may wait on it any more.
     waiting: Mutex<Result<Waiting, Arc<str>>>,
 }
@@ -55,6 +57,7 @@ impl Pending {
             instance,
             next: AtomicU64::new(1),
             draining: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             waiting: Mutex::new(Ok(HashMap::new())),
         }
     }

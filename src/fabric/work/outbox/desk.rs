@@ -110,6 +110,8 @@ impl Desk {
         // The first that has waited long enough for its instance: few, and only while one is away.
         let doubt =
             self.ready.iter().filter_map(|ready| ready.doubt.as_ref()).map(|(_, until)| *until - now).min();
-        [due, doubt].into_iter().flatten().min()
+        let expires = self.ready.iter().filter_map(|ready| ready.item.expires).min();
+        let expires = expires.map(|expires| Duration::from_millis(expires.0.saturating_sub(time.0)));
+        [due, doubt, expires].into_iter().flatten().min()
     }
 }

@@ -103,7 +103,7 @@ impl Outbox {
     ) -> Result<Option<Vec<Receipt>>, PushError> {
         let known = self.groups.known.read().await;
         let created = now();
-        let new = |queue: &str| how.item(queue, body.clone(), Some(topic), created);
+        let new = |queue: &str| how.item(queue, body.clone(), Some(topic), created, self);
         let matching = known.iter().filter(|group| group.pattern.matches(topic));
         let items: Vec<_> = matching.map(|group| new(&group.queue)).collect::<Result<_, _>>()?;
         let retained = match self.groups.retain {

@@ -54,6 +54,8 @@ pub(crate) struct Outbox {
     groups: groups::Groups,
     /// Numbers deliveries, rising over all starts of this node.
     fence: Arc<AtomicU64>,
+    /// How long an item lives that says nothing itself.
+    lives: Option<Duration>,
 }
 
 /// When to try again, and when no more.
@@ -116,6 +118,7 @@ impl Outbox {
             groups: groups::Groups::new(config),
             // The epoch is counted on disk: what an earlier start has given out is lower.
             fence: Arc::new(AtomicU64::new(shared.epoch << 32)),
+            lives: Some(config.expires).filter(|lives| !lives.is_zero()),
         }
     }
 

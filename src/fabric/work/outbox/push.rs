@@ -54,6 +54,7 @@ impl How<'_> {
         body: Bytes,
         topic: Option<&str>,
         created: Millis,
+        outbox: &Outbox,
     ) -> Result<NewItem, PushError> {
         if let Some(length) = self.key.map(str::len).filter(|length| *length > MAX_KEY) {
             return Err(PushError::Key { length, limit: MAX_KEY });
@@ -64,7 +65,7 @@ impl How<'_> {
             labels: Labels { key: self.key.map(str::to_owned), topic: topic.map(str::to_owned) },
             created,
             due: self.due.map_or(created, Millis::of),
-            expires: self.lives.map(|lives| created.after(millis(lives))),
+            expires: self.lives.or(outbox.lives).map(|lives| created.after(millis(lives))),
         })
     }
 }
@@ -136,8 +137,8 @@ impl<'a, T: Serialize + Sync + ?Sized> Durable<'a, T> {
         if size > limit {
             return Err(PushError::TooLarge { queue: self.queue.to_owned(), size, limit });
         }
-        let item = self.how.item(self.queue, body, None, now())?;
         let outbox = Outbox::of(shared)?;
+        let item = self.how.item(self.queue, body, None, now(), outbox)?;
         let line = outbox.line(self.queue).ok_or(PushError::Draining)?;
         let entering = Entering::new(&line);
         metrics::counter!("ripstop_outbox_kept_total").increment(1);
