@@ -65,6 +65,19 @@ impl Asking {
     }
 }
 
+/// Tells one request from another under the same key; the same over restarts, where there is a disk.
+pub(super) fn sum(request: &[u8]) -> u32 {
+    #[cfg(feature = "durable")]
+    return crc32fast::hash(request);
+    #[cfg(not(feature = "durable"))]
+    {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        request.hash(&mut hasher);
+        hasher.finish() as u32
+    }
+}
+
 /// What stands in front of an answer on disk.
 fn head(sum: u32, kind: u8) -> [u8; 5] {
     let [a, b, c, d] = sum.to_be_bytes();

@@ -31,7 +31,7 @@ use crate::{
         Node,
         calls::{
             client::MAX_KEY,
-            once::{Asked, Asking, Once},
+            once::{self, Asked, Asking, Once},
         },
         context::{Context, DEADLINE, PeerName},
         effect::Recorded,
@@ -344,7 +344,7 @@ impl Methods {
         }
         let asked = key.clone().map(|key| {
             let caller = peer.service.clone().unwrap_or_default();
-            let sum = crc32fast::hash(message.frame(body).unwrap_or_default());
+            let sum = once::sum(message.frame(body).unwrap_or_default());
             let asked = Asked { caller, subject: subject.clone(), key };
             (Asking { asked, sum, recorded: Recorded::default() }, pipe.hold(message.size() + OVERHEAD))
         });

@@ -9,8 +9,6 @@ use std::{
     },
 };
 
-use roaring::RoaringTreemap;
-
 use crate::{
     envelope::{ErrorBody, Header, Kind, Verdict},
     fabric::{
@@ -33,12 +31,40 @@ pub(crate) struct Key {
     pub(crate) id: u64,
 }
 
+/// Ids of one outbox. On disk there may be millions of them.
+#[cfg(feature = "durable")]
+type Ids = roaring::RoaringTreemap;
+
+/// Ids of one outbox.
+#[cfg(not(feature = "durable"))]
+#[derive(Default)]
+struct Ids(std::collections::BTreeSet<u64>);
+
+#[cfg(not(feature = "durable"))]
+impl Ids {
+    fn contains(&self, id: u64) -> bool {
+        self.0.contains(&id)
+    }
+
+    fn insert(&mut self, id: u64) -> bool {
+        self.0.insert(id)
+    }
+
+    fn min(&self) -> Option<u64> {
+        self.0.first().copied()
+    }
+
+    fn remove(&mut self, id: u64) -> bool {
+        self.0.remove(&id)
+    }
+}
+
 /// The items that are being worked on here, and those that were done last.
 #[derive(Default)]
 pub(super) struct Answers {
     working: HashMap<Key, Weak<Answer>>,
     /// By outbox: its ids are minted one after the other, and so take next to no room.
-    done: HashMap<(Arc<str>, Arc<str>), RoaringTreemap>,
+    done: HashMap<(Arc<str>, Arc<str>), Ids>,
     count: u64,
     limit: Option<u64>,
     /// Where what is done is written down before that is said; a node without a place on disk remembers it only itself.
