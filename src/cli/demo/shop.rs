@@ -79,6 +79,8 @@ pub(super) async fn orders(node: &Node, input: Option<&Path>, dir: &Path) -> Res
     for (root, count) in [("pricing", 2), (EMAILS, 2)] {
         until_there(node, root, |present| present.len() >= count).await?;
     }
+    // Asked whether they are there, they are connected: all of them share the first orders.
+    node.peers().await;
 
     let calls = Histogram::new_with_bounds(1, 60_000_000, 3).map_err(Failure::failed)?;
     let mut report = Orders { orders: total, ..Orders::default() };
