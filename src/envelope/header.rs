@@ -201,6 +201,8 @@ pub struct Rare {
     pub sj: Option<Box<str>>,
     /// `ps`: when the message was pushed, in milliseconds since 1970 by its sender's clock.
     pub ps: Option<u64>,
+    /// `cr`: the call wants a stream of replies, and so many bytes of them for now.
+    pub cr: Option<u32>,
 }
 
 impl Fields {
@@ -243,14 +245,16 @@ impl Fields {
             + usize::from(self.rs.is_some());
         numbers
             + self.rare.as_ref().map_or(0, |rare| {
-                rare.named().filter(|(_, text)| text.is_some()).count() + usize::from(rare.ps.is_some())
+                rare.named().filter(|(_, text)| text.is_some()).count()
+                    + usize::from(rare.ps.is_some())
+                    + usize::from(rare.cr.is_some())
             })
     }
 }
 
 impl Rare {
     fn named(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
-        let Self { tp, ts, k, ik, ct, ob, sj, ps: _ } = self;
+        let Self { tp, ts, k, ik, ct, ob, sj, ps: _, cr: _ } = self;
         [("tp", tp), ("ts", ts), ("k", k), ("ik", ik), ("ct", ct), ("ob", ob), ("sj", sj)]
             .into_iter()
             .map(|(key, text)| (key, text.as_deref()))
@@ -286,7 +290,7 @@ impl Header {
         out.extend_from_slice(&[0x94, self.version, self.kind as u8]);
         put_uint(out, self.id);
         let fields = &self.fields;
-        out.push(0x80 | fields.len() as u8); // thirteen fields at most: always a small map
+        out.push(0x80 | fields.len() as u8); // fourteen fields at most: always a small map
         if let Some(dl) = fields.dl {
             let [a, b, c, d] = u32::try_from(dl).unwrap_or(u32::MAX).to_be_bytes();
             out.extend_from_slice(&[0xa2, b'd', b'l', 0xce, a, b, c, d]);
@@ -303,6 +307,7 @@ impl Header {
                 }
             }
             put_field(out, b"ps", rare.ps);
+            put_field(out, b"cr", rare.cr.map(u64::from));
         }
     }
 
@@ -445,6 +450,12 @@ fn read(reader: &mut Reader<'_>, length: usize, place: &mut &'static str) -> Res
                 let pushed = field(reader, place, "header.fields.ps", Reader::uint)?;
                 if pushed.is_some() || fields.rare.is_some() {
                     fields.rare_mut().ps = pushed;
+                }
+            }
+            b"cr" => {
+                let credit = field(reader, place, "header.fields.cr", uint32)?;
+                if credit.is_some() || fields.rare.is_some() {
+                    fields.rare_mut().cr = credit;
                 }
             }
             _ => reader.skip(1, limits.depth - 2, &mut budget)?,

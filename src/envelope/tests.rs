@@ -53,8 +53,8 @@ fn text() -> impl Strategy<Value = Option<Box<str>>> {
 }
 
 prop_compose! {
-    fn rare()(tp in text(), ts in text(), k in text(), ik in text(), ct in text(), ob in text(), sj in text(), ps in any::<Option<u64>>()) -> Rare {
-        Rare { tp, ts, k, ik, ct, ob, sj, ps }
+    fn rare()(tp in text(), ts in text(), k in text(), ik in text(), ct in text(), ob in text(), sj in text(), ps in any::<Option<u64>>(), cr in any::<Option<u32>>()) -> Rare {
+        Rare { tp, ts, k, ik, ct, ob, sj, ps, cr }
     }
 }
 

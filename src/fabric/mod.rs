@@ -59,6 +59,7 @@ pub use calls::{
     client::Call,
     fallback::OrElse,
     server::{Serve, Served},
+    stream::{CallStream, Replies, ReplySink},
 };
 pub use context::Context;
 pub use effect::{EffectId, Ledger};

@@ -14,7 +14,12 @@ use crate::{
     endpoint::Endpoint,
     fabric::{
         builder::NodeBuilder,
-        calls::{client::Call, probe::may_call, server::Serve},
+        calls::{
+            client::Call,
+            probe::may_call,
+            server::Serve,
+            stream::{CallStream, ReplySink},
+        },
         context::Context,
         drain,
         error::{CallError, HandlerError, StartError},
@@ -205,6 +210,48 @@ impl Node {
     /// ```
     pub fn call<Q: Serialize + ?Sized, R: DeserializeOwned>(&self, subject: &str, request: &Q) -> Call<R> {
         Call::new(self, subject, request)
+    }
+
+    /// Calls a method for a stream of replies: see [`Replies`]. A method that answers once gives one.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// let mut ticks = node.call_stream::<_, u64>("clock.ticks", &10u64).await?;
+    /// while let Some(tick) = ticks.recv().await {
+    ///     println!("{}", tick?);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn call_stream<Q: Serialize + ?Sized, R: DeserializeOwned>(
+        &self,
+        subject: &str,
+        request: &Q,
+    ) -> CallStream<R> {
+        CallStream::new(self, subject, request)
+    }
+
+    /// Offers a method that answers with a stream: the handler sends one reply after the other, and waits while the reader takes none.
+    /// Deadline, cancellation and panics are as for [`Node::serve`].
+    ///
+    /// ```no_run
+    /// # use ripstop::fabric::ReplySink;
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.serve_stream("clock.ticks", |count: u64, _ctx, replies: ReplySink<u64>| async move {
+    ///     for tick in 0..count {
+    ///         replies.send(&tick).await?;
+    ///     }
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn serve_stream<Q, R, F, Fut>(&self, subject: &str, handler: F) -> Serve
+    where
+        Q: DeserializeOwned + Send + 'static,
+        R: Serialize,
+        F: Fn(Q, Context, ReplySink<R>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        Serve::stream(self, subject, handler)
     }
 
     /// Whether an instance would take a call of this method from this node: whether it has it, and lets us. Nothing is run there.

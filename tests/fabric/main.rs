@@ -22,4 +22,5 @@ mod raw;
 mod resilience;
 #[cfg(feature = "tls")]
 mod security;
+mod streams;
 mod work;

@@ -201,12 +201,12 @@ pub(super) struct Attempt<'a> {
     /// What holds for the service; `None` for the node's own subjects.
     pub(super) target: Option<&'a Target>,
     pub(super) subject: &'a str,
-    request: Bytes,
-    deadline: Instant,
+    pub(super) request: Bytes,
+    pub(super) deadline: Instant,
     pub(super) instance: Option<NodeId>,
     pub(super) key: Option<&'a str>,
     /// The caller says so; the serving side may, too.
-    idempotent: bool,
+    pub(super) idempotent: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -341,7 +341,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The instances that may be asked next. The first call of all waits for discovery.
-    async fn candidates(
+    pub(super) async fn candidates(
         &self,
         tried: &mut Vec<Arc<PeerLink>>,
         whom: Whom,
@@ -390,7 +390,7 @@ impl<'a> Attempt<'a> {
 
     /// Picks among the instances that are connected. Those that are not are dialled beside, so that an advert that
     /// leads nowhere costs no call anything; only while nobody is connected does the call wait for the first to be.
-    async fn connect(
+    pub(super) async fn connect(
         &self,
         mut candidates: Vec<Arc<PeerLink>>,
     ) -> Result<(Arc<PeerLink>, Arc<Connection>), (Vec<Arc<PeerLink>>, CallError)> {
@@ -535,39 +535,45 @@ impl<'a> Attempt<'a> {
 
     /// An error body as the typed error of this side.
     fn error(&self, body: &[u8], link: &PeerLink) -> CallError {
-        let subject = self.subject.to_owned();
-        let error: ErrorBody = match envelope::decode_body(body) {
-            Ok(error) => error,
-            Err(reason) => return CallError::Decode { subject, reason },
-        };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let retry_after = error.retry_after_ms.map(Duration::from_millis);
-        match error.code.as_str() {
-            "RS0412" => CallError::NoSuchMethod { subject, instance: link.name() },
-            "RS0413" => CallError::BadRequest { subject, reason: error.message },
-            "RS0415" => CallError::Deadline { subject, after: millis(left) },
-            "RS0417" => CallError::TooLarge {
-                subject,
-                size: self.request.len(),
-                limit: self.shared.options.max_message,
-            },
-            "RS0418" => CallError::Full { subject, reason: error.message, retry_after },
-            "RS0611" => CallError::KeyReused { subject, reason: error.message },
-            "RS0440" => CallError::Forbidden { subject, reason: error.message },
-            "RS0406" => {
-                CallError::NoInstance { service: root(self.subject).into(), reason: Some(error.message) }
-            }
-            code => {
-                let code = (code != "RS0416").then(|| code.to_owned());
-                let ErrorBody { message, chain, retry, .. } = error;
-                CallError::Handler { subject, message, code, chain, retry, retry_after }
-            }
+        let sizes = (self.request.len(), self.shared.options.max_message);
+        typed_error(self.subject, body, link.name(), sizes, left)
+    }
+}
+
+/// An error body as the typed error of this side. `sizes`: of the request, and the most there may be.
+pub(super) fn typed_error(
+    subject: &str,
+    body: &[u8],
+    instance: String,
+    sizes: (usize, usize),
+    left: Duration,
+) -> CallError {
+    let subject = subject.to_owned();
+    let error: ErrorBody = match envelope::decode_body(body) {
+        Ok(error) => error,
+        Err(reason) => return CallError::Decode { subject, reason },
+    };
+    let retry_after = error.retry_after_ms.map(Duration::from_millis);
+    match error.code.as_str() {
+        "RS0412" => CallError::NoSuchMethod { subject, instance },
+        "RS0413" => CallError::BadRequest { subject, reason: error.message },
+        "RS0415" => CallError::Deadline { subject, after: millis(left) },
+        "RS0417" => CallError::TooLarge { subject, size: sizes.0, limit: sizes.1 },
+        "RS0418" => CallError::Full { subject, reason: error.message, retry_after },
+        "RS0611" => CallError::KeyReused { subject, reason: error.message },
+        "RS0440" => CallError::Forbidden { subject, reason: error.message },
+        "RS0406" => CallError::NoInstance { service: root(&subject).into(), reason: Some(error.message) },
+        code => {
+            let code = (code != "RS0416").then(|| code.to_owned());
+            let ErrorBody { message, chain, retry, .. } = error;
+            CallError::Handler { subject, message, code, chain, retry, retry_after }
         }
     }
 }
 
 /// Whole milliseconds, for people.
-fn millis(duration: Duration) -> Duration {
+pub(super) fn millis(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -9,3 +9,4 @@ pub(crate) mod probe;
 pub(crate) mod server;
 #[cfg(feature = "tower")]
 pub(crate) mod service;
+pub(crate) mod stream;

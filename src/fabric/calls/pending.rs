@@ -15,6 +15,7 @@ use crate::{
     Message,
     envelope::{Header, Kind, Parts},
     fabric::{
+        calls::stream::{Feed, Piece},
         link::PeerLink,
         shared::Shared,
         wire::{self, Envelope, own},
@@ -34,7 +35,23 @@ pub(crate) enum Outcome {
     Lost(Arc<str>),
 }
 
-type Waiting = HashMap<u64, oneshot::Sender<Outcome>>;
+/// Who waits for what comes under a number.
+pub(super) enum Waiter {
+    Once(oneshot::Sender<Outcome>),
+    /// For as many as were asked for.
+    Stream(Feed),
+}
+
+impl Waiter {
+    fn end(self, outcome: Outcome) {
+        match self {
+            Self::Once(sender) => drop(sender.send(outcome)),
+            Self::Stream(feed) => feed.put(Piece::Last(outcome)),
+        }
+    }
+}
+
+type Waiting = HashMap<u64, Waiter>;
 
 /// The waiting calls of one connection.
 pub(crate) struct Pending {
@@ -64,16 +81,21 @@ impl Pending {
 
     /// A number for a new call and the place where its outcome will appear.
     pub(crate) fn register(self: &Arc<Self>) -> Result<(Ticket, oneshot::Receiver<Outcome>), Arc<str>> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        match &mut *lock(&self.waiting) {
-            Ok(waiting) => waiting.insert(id, sender),
-            Err(reason) => return Err(reason.clone()),
-        };
-        Ok((Ticket { id, pending: self.clone() }, receiver))
+        Ok((self.wait(Waiter::Once(sender))?, receiver))
     }
 
-    fn take(&self, id: u64) -> Option<oneshot::Sender<Outcome>> {
+    /// A number for what this one waits for.
+    pub(super) fn wait(self: &Arc<Self>, waiter: Waiter) -> Result<Ticket, Arc<str>> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        match &mut *lock(&self.waiting) {
+            Ok(waiting) => waiting.insert(id, waiter),
+            Err(reason) => return Err(reason.clone()),
+        };
+        Ok(Ticket { id, pending: self.clone() })
+    }
+
+    fn take(&self, id: u64) -> Option<Waiter> {
         lock(&self.waiting).as_mut().ok()?.remove(&id)
     }
 
@@ -83,9 +105,7 @@ impl Pending {
         let mut waiting = lock(&self.waiting);
         if let Ok(calls) = std::mem::replace(&mut *waiting, Err(reason.clone())) {
             drop(waiting);
-            for sender in calls.into_values() {
-                let _ = sender.send(Outcome::Lost(reason.clone()));
-            }
+            calls.into_values().for_each(|waiter| waiter.end(Outcome::Lost(reason.clone())));
         } else {
             *waiting = Err(reason);
         }
@@ -102,7 +122,9 @@ impl Pending {
         for message in received.messages.drain(..) {
             match wire::parse_delimited(&message) {
                 Ok((skip, Parts { header: Some(header), .. })) => {
-                    self.one(shared, link, pipe, &header, &message, skip);
+                    if let Err(reason) = self.one(shared, link, pipe, &header, &message, skip) {
+                        return Flow::Close(reason);
+                    }
                 }
                 Ok(_) => {
                     tracing::debug!(peer = %self.instance, "a reply without a header cannot be matched to its call");
@@ -122,18 +144,30 @@ impl Pending {
         header: &Header,
         message: &Message,
         envelope: usize,
-    ) {
+    ) -> Result<(), String> {
         let body = || message.frame_bytes(envelope + 2).unwrap_or_default();
         match header.kind {
             Kind::Reply | Kind::Error => {
-                let Some(sender) = self.take(header.id) else {
+                let Some(waiter) = self.take(header.id) else {
                     // Its caller gave up or was timed out; the handler's work was for nothing, which is worth a count.
                     metrics::counter!("ripstop_replies_late_total").increment(1);
-                    return;
+                    return Ok(());
                 };
                 let outcome =
                     if header.kind == Kind::Reply { Outcome::Reply(body()) } else { Outcome::Error(body()) };
-                let _ = sender.send(outcome);
+                waiter.end(outcome);
+            }
+            Kind::Item => {
+                if let Ok(waiting) = &mut *lock(&self.waiting)
+                    && let Some(Waiter::Stream(feed)) = waiting.get_mut(&header.id)
+                {
+                    feed.item(pipe, body())?;
+                }
+            }
+            Kind::End => {
+                if let Some(Waiter::Stream(feed)) = self.take(header.id) {
+                    feed.put(Piece::End);
+                }
             }
             Kind::Hello | Kind::Manifest => shared.heard(link, &body()),
             Kind::Goaway => {
@@ -145,6 +179,7 @@ impl Pending {
             }
             other => tracing::debug!(peer = %self.instance, kind = ?other, "unexpected on the lane calls"),
         }
+        Ok(())
     }
 }
 
@@ -162,24 +197,32 @@ impl Ticket {
 }
 
 /// Ends a call that nobody waits for any more: tells the serving side so.
-pub(crate) struct CancelOnDrop<'a> {
+pub(crate) struct CancelOnDrop<S: AsRef<str>> {
     pub(crate) ticket: Ticket,
-    pub(crate) subject: &'a str,
+    pub(crate) subject: S,
     pub(crate) pipe: Arc<Pipe>,
 }
 
-impl Drop for CancelOnDrop<'_> {
-    fn drop(&mut self) {
+impl<S: AsRef<str>> CancelOnDrop<S> {
+    /// Nobody waits any more.
+    pub(super) fn cancel(&self) {
         if !self.ticket.give_up() {
             return;
         }
         // Cancels overtake what is queued, which may be the call itself: then the word is repeated behind it.
         let header = || Header::new(Kind::Cancel, self.ticket.id);
         let queued = self.pipe.queued().0 > 0;
-        wire::urgent(&self.pipe, Envelope::Delimiter, self.subject, header(), &());
+        let subject = self.subject.as_ref();
+        wire::urgent(&self.pipe, Envelope::Delimiter, subject, header(), &());
         if queued {
-            wire::last(&self.pipe, Envelope::Delimiter, self.subject, header(), &());
+            wire::last(&self.pipe, Envelope::Delimiter, subject, header(), &());
         }
+    }
+}
+
+impl<S: AsRef<str>> Drop for CancelOnDrop<S> {
+    fn drop(&mut self) {
+        self.cancel();
     }
 }
 

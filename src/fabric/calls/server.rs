@@ -26,12 +26,13 @@ use tracing::Instrument;
 
 use crate::{
     Code, Message,
-    envelope::{self, ErrorBody, Header, HelloBody, Kind, Verdict, check_subject},
+    envelope::{self, CreditBody, ErrorBody, Header, HelloBody, Kind, Verdict, check_subject},
     fabric::{
         Node,
         calls::{
             client::MAX_KEY,
             once::{self, Asked, Asking, Once},
+            stream::{Credit, Out, ReplySink},
         },
         context::{Context, DEADLINE, PeerName},
         effect::Recorded,
@@ -67,8 +68,20 @@ const FAILED: Code = Code::new(416);
 
 /// An answer before it is written: the encoded body of kind 1, or the error of kind 2.
 pub(super) type Answer = Result<Bytes, ErrorBody>;
-type Handler =
-    Box<dyn Fn(Message, usize, Context) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
+type Handling = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+enum Handler {
+    Once(Box<dyn Fn(Message, usize, Context) -> Handling + Send + Sync>),
+    /// Its answers go out by themselves; what it ends with says that it has ended.
+    Stream(Box<dyn Fn(Message, usize, Context, Box<Out>) -> Handling + Send + Sync>),
+}
+
+/// A request under way, for whoever asked for it and may cancel it.
+struct Running {
+    abort: AbortHandle,
+    /// Of a stream.
+    credit: Option<Credit>,
+}
 
 /// One served subject.
 struct Method {
@@ -121,7 +134,7 @@ pub(crate) struct Methods {
     shared: Weak<Shared>,
     methods: DashMap<String, Arc<Method>>,
     /// Requests of our own nodes by connection and number, so that they can be cancelled.
-    running: DashMap<u64, HashMap<u64, AbortHandle>>,
+    running: DashMap<u64, HashMap<u64, Running>>,
     /// Every request under way holds one permit; drain takes them all.
     pub(crate) busy: Busy,
     /// Requests that are done once, however often they come.
@@ -275,10 +288,21 @@ impl Methods {
         match parsed.header.as_ref().map_or(Kind::Call, |header| header.kind) {
             Kind::Call => {}
             Kind::Cancel => {
-                if let Some(abort) = self.running.get_mut(&pipe.id()).and_then(|mut calls| calls.remove(&id))
+                if let Some(running) =
+                    self.running.get_mut(&pipe.id()).and_then(|mut calls| calls.remove(&id))
                 {
-                    abort.abort();
+                    running.abort.abort();
                     metrics::counter!("ripstop_calls_cancelled_total").increment(1);
+                }
+                return Ok(());
+            }
+            Kind::Credit => {
+                let CreditBody(credit) =
+                    envelope::decode_body(parsed.body).map_err(|error| error.to_string())?;
+                let calls = self.running.get(&pipe.id());
+                // One that has ended meanwhile needs none.
+                if let Some(of) = calls.as_ref().and_then(|calls| calls.get(&id)?.credit.as_ref()) {
+                    of.grant(credit);
                 }
                 return Ok(());
             }
@@ -292,8 +316,14 @@ impl Methods {
         let now = Instant::now();
         let deadline = now.checked_add(deadline.map_or(shared.options.call_timeout, Duration::from_millis));
         let subject: Arc<str> = parsed.subject.into();
-        let mut reply =
-            Reply { pipe: pipe.clone(), message: message.clone(), envelope, id, subject: subject.clone() };
+        let mut reply = Reply {
+            pipe: pipe.clone(),
+            message: message.clone(),
+            envelope,
+            id,
+            subject: subject.clone(),
+            ends: Kind::Reply,
+        };
         if let Err(reason) = shared.guard.may(pipe, Action::Call, &subject) {
             reply.now(&Err(error_body(440, reason)));
             return Ok(());
@@ -337,11 +367,29 @@ impl Methods {
         // Until it is answered, decoded or not, it counts as received and not taken.
         let held = pipe.hold(message.size() + OVERHEAD);
         let peer = PeerName::of(pipe);
-        let key = parsed.header.and_then(|header| header.fields.rare).and_then(|rare| rare.ik);
+        let (key, window) = parsed
+            .header
+            .and_then(|header| header.fields.rare)
+            .map_or((None, None), |rare| (rare.ik, rare.cr));
         if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
             reply.now(&Err(error_body(413, format!("an idempotency key has {MAX_KEY} bytes at most"))));
             return Ok(());
         }
+        let out = match (&method.handler, window) {
+            (Handler::Stream(_), Some(window)) if key.is_none() && lane => {
+                let route = Message::from_frames(message.frames().take(envelope));
+                let (shared, pipe, subject) = (shared.clone(), pipe.clone(), subject.clone());
+                Some(Box::new(Out { shared, pipe, route, id, subject, credit: Credit::new(window) }))
+            }
+            (Handler::Stream(_), _) => {
+                let why = "it answers with a stream: ask for it as one (call_stream), and without an idempotency key";
+                reply.now(&Err(error_body(413, why)));
+                return Ok(());
+            }
+            (Handler::Once(_), _) => None,
+        };
+        reply.ends = if out.is_some() { Kind::End } else { Kind::Reply };
+        let credit = out.as_ref().map(|out| out.credit.clone());
         let asked = key.clone().map(|key| {
             let caller = peer.service.clone().unwrap_or_default();
             let sum = once::sum(message.frame(body).unwrap_or_default());
@@ -373,12 +421,16 @@ impl Methods {
                         let (_held, Ok(_admitted)) = ((busy, held), method.admit()) else {
                             return Err(full());
                         };
-                        DEADLINE.scope(deadline, Box::pin(run(&method, message, body, context, None))).await
+                        DEADLINE
+                            .scope(deadline, Box::pin(run(&method, message, body, context, None, None)))
+                            .await
                     };
                     once.answer(&node, asked, deadline, work).await
                 }
                 // Pinned, here and there, or else each future that it is handed through would have room for it twice.
-                None => DEADLINE.scope(deadline, pin!(run(&method, message, body, context, deadline))).await,
+                None => {
+                    DEADLINE.scope(deadline, pin!(run(&method, message, body, context, deadline, out))).await
+                }
             };
             if let Some(counting) = counting {
                 counting
@@ -396,7 +448,7 @@ impl Methods {
             // The entry is locked while the task is started, so that a fast handler cannot finish before it is noted.
             Some(id) => {
                 let mut calls = self.running.entry(connection).or_default();
-                calls.insert(id, shared.spawn(task));
+                calls.insert(id, Running { abort: shared.spawn(task), credit });
             }
             None => drop(shared.spawn(task)),
         }
@@ -417,11 +469,17 @@ async fn run(
     body: usize,
     context: Context,
     deadline: Option<Instant>,
+    out: Option<Box<Out>>,
 ) -> Answer {
     let work = async {
         // The semaphore is never closed.
         let _place = method.places.acquire().await;
-        match caught((method.handler)(message, body, context)).await {
+        let handling = match (&method.handler, out) {
+            (Handler::Once(handler), _) => handler(message, body, context),
+            (Handler::Stream(handler), Some(out)) => handler(message, body, context, out),
+            (Handler::Stream(_), None) => return Err(error_body(413, "it answers with a stream")),
+        };
+        match caught(handling).await {
             Ok(answer) => answer,
             Err(panic) => {
                 metrics::counter!("ripstop_handler_panics_total").increment(1);
@@ -449,13 +507,15 @@ struct Reply {
     envelope: usize,
     id: u64,
     subject: Arc<str>,
+    /// What says that it went well: the reply, or the end of a stream.
+    ends: Kind,
 }
 
 impl Reply {
     fn put(&self, answer: &Answer) -> Put {
         let error;
         let (kind, body) = match answer {
-            Ok(encoded) => (Kind::Reply, encoded),
+            Ok(encoded) => (self.ends, encoded),
             Err(body) => {
                 error = wire::body(body).unwrap_or_else(|error| {
                     tracing::error!(%error, "an error could not be written");
@@ -539,9 +599,7 @@ impl Core for CallsCore {
     fn left(&self, pipe: &Arc<Pipe>, _: &Disconnect) {
         // The callers have gone: nobody would read the answers.
         if let Some((_, calls)) = self.0.running.remove(&pipe.id()) {
-            for abort in calls.into_values() {
-                abort.abort();
-            }
+            calls.into_values().for_each(|running| running.abort.abort());
         }
         if let Some(shared) = self.0.shared.upgrade() {
             shared.accepted_left(pipe);
@@ -558,7 +616,7 @@ where
     Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
 {
     let handler = Arc::new(handler);
-    Box::new(move |message, body, context| {
+    Handler::Once(Box::new(move |message, body, context| {
         let handler = handler.clone();
         Box::pin(async move {
             let request = wire::decoded(message.frame(body).unwrap_or_default(), limits, "calls")
@@ -569,7 +627,28 @@ where
             wire::body(&reply)
                 .map_err(|error| error_body(416, format!("the reply could not be written: {error}")))
         })
-    })
+    }))
+}
+
+/// The same for one that answers with a stream.
+fn erased_stream<Q, R, F, Fut>(handler: F, limits: envelope::Limits) -> Handler
+where
+    Q: DeserializeOwned + Send + 'static,
+    R: Serialize,
+    F: Fn(Q, Context, ReplySink<R>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    Handler::Stream(Box::new(move |message, body, context, out| {
+        let handler = handler.clone();
+        Box::pin(async move {
+            let request = wire::decoded(message.frame(body).unwrap_or_default(), limits, "calls")
+                .map_err(|error| error_body(413, error.to_string()))?;
+            drop(message);
+            let done = handler(request, context, ReplySink::new(out)).await;
+            done.map(|()| Bytes::from_static(envelope::NIL)).map_err(|error| handler_error(&error))
+        })
+    }))
 }
 
 /// Offers one of the node's own subjects, which are told nobody; who may use them, permissions say.
@@ -608,6 +687,23 @@ impl Serve {
             node: node.clone(),
             subject: subject.to_owned(),
             handler: erased(handler, limits),
+            concurrency: node.shared().options.in_flight,
+            idempotent: false,
+        }
+    }
+
+    pub(crate) fn stream<Q, R, F, Fut>(node: &Node, subject: &str, handler: F) -> Self
+    where
+        Q: DeserializeOwned + Send + 'static,
+        R: Serialize,
+        F: Fn(Q, Context, ReplySink<R>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        let limits = node.shared().options.body;
+        Self {
+            node: node.clone(),
+            subject: subject.to_owned(),
+            handler: erased_stream(handler, limits),
             concurrency: node.shared().options.in_flight,
             idempotent: false,
         }
