@@ -30,8 +30,10 @@ const PAGE_BYTES: usize = 4 << 20;
 const ROWS: [usize; 3] = [64, 8, 1];
 static INSERTS: LazyLock<[String; 3]> = LazyLock::new(|| {
     ROWS.map(|rows| {
-        let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
-        format!("INSERT INTO item (queue, body, key, topic, created, expires, sum, due) VALUES {values}")
+        let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
+        format!(
+            "INSERT INTO item (queue, body, key, topic, created, expires, sum, due, trace) VALUES {values}"
+        )
     })
 });
 /// Retained events that are looked at together.
@@ -56,7 +58,8 @@ CREATE TABLE item (
     error TEXT,
     doubt INTEGER,
     holder TEXT,
-    lost INTEGER NOT NULL DEFAULT 0
+    lost INTEGER NOT NULL DEFAULT 0,
+    trace TEXT
 );
 CREATE INDEX item_of_queue ON item (queue, id);
 CREATE TABLE letter (
@@ -74,7 +77,8 @@ CREATE TABLE letter (
     error TEXT NOT NULL,
     chain TEXT NOT NULL,
     instance TEXT,
-    replay INTEGER UNIQUE
+    replay INTEGER UNIQUE,
+    trace TEXT
 );
 CREATE TABLE sender (id INTEGER PRIMARY KEY, name TEXT NOT NULL, outbox TEXT NOT NULL, UNIQUE (name, outbox));
 CREATE TABLE seen (n INTEGER PRIMARY KEY, sender INTEGER NOT NULL, id INTEGER NOT NULL, at INTEGER NOT NULL, UNIQUE (sender, id));
@@ -96,6 +100,8 @@ const UPGRADES: [&str; 1] = ["
 ALTER TABLE item ADD COLUMN doubt INTEGER;
 ALTER TABLE item ADD COLUMN holder TEXT;
 ALTER TABLE item ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE item ADD COLUMN trace TEXT;
+ALTER TABLE letter ADD COLUMN trace TEXT;
 "];
 
 pub(crate) struct Sqlite {
@@ -218,7 +224,7 @@ fn millis(row: &Row<'_>, column: &str) -> rusqlite::Result<Millis> {
 }
 
 fn labels(row: &Row<'_>) -> rusqlite::Result<Labels> {
-    Ok(Labels { key: row.get("key")?, topic: row.get("topic")? })
+    Ok(Labels { key: row.get("key")?, topic: row.get("topic")?, trace: row.get("trace")? })
 }
 
 /// An item, and whether its sum is right.
@@ -321,7 +327,7 @@ impl Change<'_> {
         let size = ROWS.iter().position(|rows| *rows == items.len()).unwrap_or_default();
         let mut insert = self.db.prepare_cached(&INSERTS[size])?;
         for (at, (item, queue)) in items.iter().zip(queues).enumerate() {
-            let first = at * 8 + 1;
+            let first = at * 9 + 1;
             insert.raw_bind_parameter(first, queue)?;
             insert.raw_bind_parameter(first + 1, &item.body[..])?;
             insert.raw_bind_parameter(first + 2, &item.labels.key)?;
@@ -331,6 +337,7 @@ impl Change<'_> {
             let sum = sum(&item.queue, &item.body, &item.labels, item.created);
             insert.raw_bind_parameter(first + 6, sum)?;
             insert.raw_bind_parameter(first + 7, signed(item.due.0))?;
+            insert.raw_bind_parameter(first + 8, item.labels.trace.as_deref())?;
             self.usage.bytes += item.body.len() as u64;
         }
         insert.raw_execute()?;
@@ -387,8 +394,8 @@ impl Change<'_> {
         let copied = self
             .db
             .prepare_cached(
-                "INSERT INTO letter (queue, body, key, topic, created, sum, item, reason, died, attempts, error, chain, instance)
-                 SELECT queue, body, key, topic, created, sum, id, ?2, ?3, ?4, ?5, ?6, ?7 FROM item WHERE id = ?1",
+                "INSERT INTO letter (queue, body, key, topic, created, sum, item, reason, died, attempts, error, chain, instance, trace)
+                 SELECT queue, body, key, topic, created, sum, id, ?2, ?3, ?4, ?5, ?6, ?7, trace FROM item WHERE id = ?1",
             )?
             .execute(params![
                 signed(about.item),
@@ -422,7 +429,7 @@ impl Change<'_> {
 
     fn replay(&mut self, letter: Id, now: Millis) -> rusqlite::Result<Option<Id>> {
         let mut find = self.db.prepare_cached(
-            "SELECT name, body, key, topic, created FROM letter JOIN queue ON queue.id = letter.queue
+            "SELECT name, body, key, topic, created, trace FROM letter JOIN queue ON queue.id = letter.queue
              WHERE letter.id = ? AND replay IS NULL",
         )?;
         let item = find.query_row([signed(letter)], |row| {

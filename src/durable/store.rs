@@ -1,5 +1,7 @@
 //! What a store keeps, and the trait in front of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::StoreError;
@@ -25,6 +27,8 @@ pub(crate) struct Labels {
     pub(crate) key: Option<String>,
     /// The topic, if it is an event.
     pub(crate) topic: Option<String>,
+    /// The W3C traceparent of the request that it belongs to.
+    pub(crate) trace: Option<Arc<str>>,
 }
 
 /// An item to be kept.

@@ -20,7 +20,7 @@ fn put(queue: &str, body: &'static str, now: u64) -> Write {
     Write::Put(NewItem {
         queue: queue.into(),
         body: Bytes::from(body),
-        labels: Labels::default(),
+        labels: Labels { trace: Some(format!("trace-{now}").into()), ..Labels::default() },
         created,
         due,
         expires: None,
@@ -158,6 +158,7 @@ fn a_file_of_an_earlier_release_is_taken_over() {
     open(&path).commit(&[put("a", "one", 1)]).unwrap();
     let db = rusqlite::Connection::open(&path).unwrap();
     let back = "ALTER TABLE item DROP COLUMN doubt; ALTER TABLE item DROP COLUMN holder; ALTER TABLE item DROP COLUMN lost;
+                ALTER TABLE item DROP COLUMN trace; ALTER TABLE letter DROP COLUMN trace;
                 PRAGMA user_version = 1";
     db.execute_batch(back).unwrap();
     drop(db);

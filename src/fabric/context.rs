@@ -11,6 +11,7 @@ use crate::{
         error::HandlerError,
         guard::Who,
         shared::Shared,
+        trace,
         wire::property,
     },
     security::Identity,
@@ -67,6 +68,7 @@ pub struct Context {
     effect: Option<Effect>,
     attempt: u32,
     fence: u64,
+    traceparent: Option<Arc<str>>,
 }
 
 impl Context {
@@ -77,7 +79,17 @@ impl Context {
         peer: PeerName,
     ) -> Self {
         let shared = shared.clone();
-        Self { shared, subject, deadline, peer, key: None, effect: None, attempt: 1, fence: 0 }
+        Self {
+            shared,
+            subject,
+            deadline,
+            peer,
+            key: None,
+            effect: None,
+            attempt: 1,
+            fence: 0,
+            traceparent: None,
+        }
     }
 
     pub(crate) fn with_key(self, key: Option<Box<str>>, effect: Option<Effect>) -> Self {
@@ -85,8 +97,14 @@ impl Context {
     }
 
     /// Of an item.
-    pub(crate) fn of_item(self, effect: Option<Effect>, attempt: u32, fence: u64) -> Self {
-        Self { effect, attempt, fence, ..self }
+    pub(crate) fn of_item(
+        self,
+        effect: Option<Effect>,
+        attempt: u32,
+        fence: u64,
+        traceparent: Option<Arc<str>>,
+    ) -> Self {
+        Self { effect, attempt, fence, traceparent, ..self }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -216,6 +234,18 @@ impl Context {
     /// ```
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// The W3C trace id of the request that an item of durable work belongs to: 32 hexadecimal digits. Durable work that is pushed from
+    /// its handler has the same. `None` for calls, and for work that is not durable.
+    ///
+    /// ```no_run
+    /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
+    /// node.work("emails", |_: String, ctx: ripstop::Context| async move { println!("{:?}", ctx.trace_id()); Ok(()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn trace_id(&self) -> Option<&str> {
+        trace::id(self.traceparent.as_deref()?)
     }
 
     /// Rises with each delivery of one sender: see [`Delivery::fence`](crate::fabric::Delivery::fence). 0 for calls and for work

@@ -13,7 +13,7 @@
 //! resilience  budget of retries, and what else keeps one service's trouble its own
 //! observe   what is counted, and what $node subjects say
 //! guard     who may               reload   keys and rules that change
-//! effect    what is done once
+//! effect    what is done once     trace    which request it belongs to
 //! ```
 
 /// `Debug` of a handle or a builder: what tells it from others, not its insides.
@@ -49,6 +49,7 @@ mod peers;
 mod reload;
 mod resilience;
 mod shared;
+mod trace;
 mod wire;
 mod work;
 

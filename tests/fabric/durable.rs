@@ -526,3 +526,32 @@ async fn what_nobody_would_remember_is_not_done_again() {
     delivery.ack();
     soon(next.processed()).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_comes_out_of_a_piece_of_work_has_its_trace_id_and_so_has_a_letter() {
+    let (lan, dirs) = (Memory::new(), [(); 2].map(|()| tempfile::tempdir().unwrap()));
+    let (shop, mailer) =
+        (with_disk(&lan, "shop", dirs[0].path()).await, with_disk(&lan, "mailer", dirs[1].path()).await);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let worker = mailer.work("emails", move |mail: String, ctx: ripstop::Context| {
+        let tell = tell.clone();
+        async move {
+            tell.send(ctx.trace_id().unwrap().to_owned())?;
+            ctx.node().push("archive", &mail).durable().await?;
+            Err(HandlerError::new("no such address").permanent())
+        }
+    });
+    worker.await.unwrap();
+    let receipt = soon(shop.push("emails", "x").durable().into_future()).await.unwrap();
+    soon(receipt.processed()).await.unwrap_err();
+    let id = told.recv().await.unwrap();
+    assert_eq!(id.len(), 32);
+    let letter = shop.dead_letters().list(0, 9).await.unwrap().remove(0);
+    let archived = mailer.kept().list("archive", 0, 9).await.unwrap().remove(0);
+    assert_eq!([letter.trace_id, archived.trace_id], [Some(id.clone()), Some(id.clone())]);
+    // Tried again it is the same request, and another push is another.
+    shop.dead_letters().replay(letter.id).await.unwrap().unwrap();
+    assert_eq!(soon(told.recv()).await.unwrap(), id);
+    let other = soon(shop.push("later", "x").durable().into_future()).await.unwrap();
+    assert_ne!(shop.kept().get(other.id()).await.unwrap().unwrap().trace_id, Some(id));
+}

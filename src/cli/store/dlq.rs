@@ -145,7 +145,7 @@ fn described(asked: &Asked, letter: &DeadLetter) -> Value {
     json!({
         "id": asked.id(letter.id), "node": asked.name(), "queue": letter.queue, "topic": letter.topic, "key": letter.key,
         "reason": letter.death.to_string(), "error": letter.error, "chain": letter.chain, "attempts": letter.attempts,
-        "at": letter.at, "pushed": time(letter.pushed), "died": time(letter.died), "replayed": letter.replayed,
+        "at": letter.at, "trace_id": letter.trace_id, "pushed": time(letter.pushed), "died": time(letter.died), "replayed": letter.replayed,
         "body": letter.body::<Body>().ok(),
     })
 }

@@ -128,7 +128,7 @@ fn described(asked: &Asked, item: &KeptItem) -> Value {
     json!({
         "id": asked.id(item.id), "node": asked.name(), "queue": item.queue, "topic": item.topic, "key": item.key,
         "pushed": time(item.pushed), "due": time(item.due), "expires": item.expires.map(time),
-        "attempts": item.attempts, "error": item.error, "lost": item.lost,
+        "attempts": item.attempts, "error": item.error, "lost": item.lost, "trace_id": item.trace_id,
         "in_doubt": item.in_doubt.map(time), "holder": item.holder, "body": item.body::<Body>().ok(),
     })
 }

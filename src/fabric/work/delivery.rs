@@ -40,6 +40,9 @@ pub struct Delivery<T> {
     /// Rises with each delivery of one sender, over its restarts too; 0 unless the item was pushed durably. A store that keeps the
     /// highest one it has seen of a sender and key, and refuses lower ones, is safe from a worker that was believed dead.
     pub fence: u64,
+    /// The W3C `traceparent` of the request that it belongs to, if its sender has said one. What is pushed durably by a handler of
+    /// [`Node::work`](crate::Node::work) belongs to the same trace.
+    pub traceparent: Option<Arc<str>>,
     pub(super) answer: Option<Arc<Answer>>,
 }
 
@@ -124,13 +127,16 @@ impl<T> Delivery<T> {
 
     /// The body, and the rest.
     pub(super) fn open(self) -> (T, Delivery<()>) {
-        let Self { body, queue, from, attempt, key, topic, first_seen, fence, answer } = self;
-        (body, Delivery { body: (), queue, from, attempt, key, topic, first_seen, fence, answer })
+        let Self { body, queue, from, attempt, key, topic, first_seen, fence, traceparent, answer } = self;
+        (
+            body,
+            Delivery { body: (), queue, from, attempt, key, topic, first_seen, fence, traceparent, answer },
+        )
     }
 
     pub(super) fn with<B>(self, body: B) -> Delivery<B> {
-        let Self { body: _, queue, from, attempt, key, topic, first_seen, fence, answer } = self;
-        Delivery { body, queue, from, attempt, key, topic, first_seen, fence, answer }
+        let Self { body: _, queue, from, attempt, key, topic, first_seen, fence, traceparent, answer } = self;
+        Delivery { body, queue, from, attempt, key, topic, first_seen, fence, traceparent, answer }
     }
 
     pub(super) fn failed(&self, error: &ErrorBody) {

@@ -544,6 +544,7 @@ impl<T: DeserializeOwned> Pull<T> {
             topic: None,
             first_seen: None,
             fence: 0,
+            traceparent: None,
             answer: None,
         };
         let about = match pipe {
@@ -578,6 +579,7 @@ impl<T: DeserializeOwned> Pull<T> {
                 .ps
                 .and_then(|pushed| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(pushed))),
             fence: fields.sq.unwrap_or(0),
+            traceparent: rare.tp.as_deref().map(Into::into),
             answer: Some(answer),
             ..plain
         })

@@ -18,6 +18,7 @@ use crate::{
         calls::server::{caught, handler_error},
         context::{Context, PeerName},
         error::{HandlerError, SubscribeError},
+        trace,
         work::pull::{Pull, PullBuilder},
     },
 };
@@ -139,8 +140,12 @@ where
         let peer = PeerName { service: delivery.from.clone(), ..PeerName::default() };
         let subject = delivery.topic.clone().unwrap_or_else(|| delivery.queue.clone());
         let effect = delivery.answer.as_ref().map(|answer| answer.effect());
-        let context =
-            Context::new(shared, subject, None, peer).of_item(effect, delivery.attempt, delivery.fence);
+        let context = Context::new(shared, subject, None, peer).of_item(
+            effect,
+            delivery.attempt,
+            delivery.fence,
+            delivery.traceparent.clone(),
+        );
         let handler = handler.clone();
         let (counting, began) = (series.begin(), Instant::now());
         let span = tracing::debug_span!(
@@ -150,11 +155,13 @@ where
             let _held = (working, place, &counting);
             let (body, delivery) = delivery.open();
             let (queue, durable) = (&delivery.queue, delivery.is_durable());
+            let traceparent = delivery.traceparent.clone();
             #[cfg(feature = "durable")]
             if crate::sync::is_mutated("ack_order") {
                 delivery.ack();
             }
-            let done = caught(async { handler(body, context).await }).await;
+            let done =
+                caught(trace::within(traceparent.as_deref(), async { handler(body, context).await })).await;
             let outcome = if matches!(done, Ok(Ok(()))) { Ok(()) } else { Err(Code::new(416)) };
             counting.series().ended(outcome, began.elapsed());
             match done {

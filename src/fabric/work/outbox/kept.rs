@@ -14,7 +14,7 @@ use crate::{
     discovery::NodeId,
     durable::{Id, Item, Millis, StoreError, Write},
     envelope::{self, DecodeError, group_of},
-    fabric::{Node, error::PushError},
+    fabric::{Node, error::PushError, trace},
     observe::KeptStats,
 };
 
@@ -59,6 +59,9 @@ pub struct KeptItem {
     /// How often whoever had it was lost.
     #[serde(default)]
     pub lost: u32,
+    /// The W3C trace id of the request that it belongs to: 32 hexadecimal digits.
+    #[serde(default)]
+    pub trace_id: Option<String>,
 }
 
 impl KeptItem {
@@ -95,6 +98,7 @@ impl From<Item> for KeptItem {
             in_doubt: item.doubt.as_ref().map(|doubt| doubt.since.time()),
             holder: item.doubt.map(|doubt| doubt.holder),
             lost: item.lost,
+            trace_id: item.labels.trace.as_deref().and_then(trace::id).map(str::to_owned),
         }
     }
 }

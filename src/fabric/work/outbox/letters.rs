@@ -12,6 +12,7 @@ use crate::{
     fabric::{
         Node,
         error::PushError,
+        trace,
         work::outbox::{
             Outbox,
             ask::{Ask, PAGE, StoreOf, Told, unexpected},
@@ -92,6 +93,9 @@ pub struct DeadLetter {
     pub at: Option<String>,
     /// It is being tried again. It stays until that has succeeded.
     pub replayed: bool,
+    /// The W3C trace id of the request that it belongs to: 32 hexadecimal digits.
+    #[serde(default)]
+    pub trace_id: Option<String>,
 }
 
 impl DeadLetter {
@@ -135,6 +139,7 @@ impl From<Letter> for DeadLetter {
             chain: about.chain,
             at: about.instance,
             replayed: letter.replay.is_some(),
+            trace_id: letter.labels.trace.as_deref().and_then(trace::id).map(str::to_owned),
         }
     }
 }

@@ -494,6 +494,7 @@ impl Task {
         rare.ob = Some(self.journal.outbox().as_ref().into());
         rare.k = item.labels.key.as_deref().map(Into::into);
         rare.sj = item.labels.topic.as_deref().map(Into::into);
+        rare.tp = item.labels.trace.as_deref().map(Into::into);
         rare.ps = Some(item.created.0);
         let outgoing = Outgoing {
             envelope: Envelope::None,

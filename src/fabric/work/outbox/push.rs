@@ -19,7 +19,7 @@ use super::{
 use crate::{
     durable::{Id, Labels, Millis, NewItem, Write},
     envelope::check_subject,
-    fabric::{Fate, Node, error::PushError, wire},
+    fabric::{Fate, Node, error::PushError, trace, wire},
 };
 
 /// The longest key, in bytes.
@@ -62,7 +62,11 @@ impl How<'_> {
         Ok(NewItem {
             queue: queue.to_owned(),
             body,
-            labels: Labels { key: self.key.map(str::to_owned), topic: topic.map(str::to_owned) },
+            labels: Labels {
+                key: self.key.map(str::to_owned),
+                topic: topic.map(str::to_owned),
+                trace: Some(trace::child()),
+            },
             created,
             due: self.due.map_or(created, Millis::of),
             expires: self.lives.or(outbox.lives).map(|lives| created.after(millis(lives))),
