@@ -212,7 +212,7 @@ impl Node {
         Call::new(self, subject, request)
     }
 
-    /// Calls a method for a stream of replies: see [`Replies`]. A method that answers once gives one.
+    /// Calls a method for a stream of replies: see [`Replies`](crate::fabric::Replies). A method that answers once gives one.
     ///
     /// ```no_run
     /// # async fn f(node: ripstop::Node) -> ripstop::Result<()> {
