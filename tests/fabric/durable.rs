@@ -555,3 +555,15 @@ async fn what_comes_out_of_a_piece_of_work_has_its_trace_id_and_so_has_a_letter(
     let other = soon(shop.push("later", "x").durable().into_future()).await.unwrap();
     assert_ne!(shop.kept().get(other.id()).await.unwrap().unwrap().trace_id, Some(id));
 }
+
+#[tokio::test]
+async fn what_expires_behind_something_that_waits_does_not_wait_with_it() {
+    let (lan, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let shop = with_disk(&lan, "shop", dir.path()).await;
+    let first = soon(shop.push("emails", "x").durable().into_future()).await.unwrap();
+    let short = Duration::from_millis(20);
+    let second = soon(shop.push("emails", "y").durable().expires(short).into_future()).await.unwrap();
+    let error = soon(second.processed()).await.unwrap_err();
+    assert!(matches!(error, PushError::Dead { .. }), "{error}");
+    assert!(shop.kept().get(first.id()).await.unwrap().is_some());
+}

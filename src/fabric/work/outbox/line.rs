@@ -16,7 +16,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Outbox, Patience, desk::Desk, millis, now};
+use super::{
+    Outbox, Patience,
+    desk::{Desk, PAGE},
+    millis, now,
+};
 use crate::{
     durable::{Doubt, Id, Item, Journal, Millis, NewLetter, Reason, StoreError, Write},
     envelope::{ErrorBody, Header, Kind, Verdict},
@@ -32,10 +36,6 @@ use crate::{
     sync::lock,
 };
 
-/// Items read at once.
-const PAGE: usize = 256;
-/// Items that are kept in memory although their pullers take no more, while others' do.
-const HELD: usize = 4096;
 /// After the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -245,12 +245,14 @@ impl Task {
             if leaving >= Phase::Closed {
                 return;
             }
-            let room = desk.ready.is_empty() || (!desk.full && desk.ready.len() < HELD);
+            let room = desk.has_room();
             if leaving == Phase::Running && (!desk.due.is_empty() || (desk.more && room)) {
                 continue;
             }
             let lease = self.patience.lease;
-            let due = Instant::now() + desk.next(now()).map_or(lease / 10, |due| due.min(lease / 10));
+            // One that leaves hands nothing out any more.
+            let next = if leaving == Phase::Running { desk.next(now()) } else { None };
+            let due = Instant::now() + next.map_or(lease / 10, |due| due.min(lease / 10));
             tokio::select! {
                 () = woken => {}
                 () = changed => {}
@@ -295,7 +297,7 @@ impl Task {
             // Somebody has taken it away.
             ids.into_iter().filter(|id| !found.contains(id)).for_each(|id| desk.leave(id));
         }
-        if desk.more && (desk.ready.is_empty() || (!desk.full && desk.ready.len() < HELD)) {
+        if desk.more && desk.has_room() {
             let (name, cursor) = (self.line.queue.clone(), desk.cursor);
             let page = self.journal.look(move |store| store.page(&name, cursor, PAGE)).await?;
             desk.more = !page.is_empty();
@@ -393,8 +395,7 @@ impl Task {
                 [dead(Reason::Expired, *attempts, "it was not processed in its time".into()), None]
             }
             Outcome::Doubtful(attempts) => {
-                let error =
-                    "it may have been done, and nobody would remember that any more: release it or purge it";
+                let error = "it may have been done, and nobody would remember that any more: replay it if it was not, or purge it";
                 [dead(Reason::Doubt, *attempts, error.into()), None]
             }
             Outcome::Failed(sent, error) => [Some(self.failed(id, sent, error, now)), sure(sent)],
@@ -449,14 +450,15 @@ impl Task {
         let instant = Instant::now();
         let mut held = VecDeque::new();
         desk.full = false;
+        let over = desk.expired(time);
+        if !over.is_empty() {
+            let over =
+                over.into_iter().map(|item| Told { id: item.id, outcome: Outcome::Expired(item.attempts) });
+            lock(&self.line.state).told.extend(over);
+            self.line.wake.notify_one();
+        }
         while let Some(ready) = desk.ready.pop_front() {
             let item = &ready.item;
-            if item.expires.is_some_and(|expires| expires <= time) {
-                let outcome = Outcome::Expired(item.attempts);
-                lock(&self.line.state).told.push(Told { id: item.id, outcome });
-                self.line.wake.notify_one();
-                continue;
-            }
             if item.doubt.as_ref().is_some_and(|doubt| doubt.since.after(millis(self.patience.doubt)) <= time)
             {
                 let outcome = Outcome::Doubtful(item.attempts);
